@@ -1,0 +1,34 @@
+package addr
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrInvalid is wrapped by every error of this package that is about a value.
+	ErrInvalid = errors.New("invalid")
+
+	// ErrControl is returned by Decode for a control address, which has no stable form.
+	ErrControl = errors.New("control address has no stable form")
+
+	// ErrExhausted is returned by Allocator.Allocate when no leased block has a free id.
+	ErrExhausted = errors.New("no free machine id")
+)
+
+// FieldError says which field of an address is at fault. It wraps ErrInvalid.
+type FieldError struct {
+	Address string // as given
+	Form    Form   // the form whose prefix the address has, or FormInvalid
+	Field   string // host, network, cell, machine, neutral word, fifth hextet, last hextet, prefix or address
+	Why     string // what is wrong, with the value
+}
+
+func (e *FieldError) Error() string {
+	if e.Form == FormInvalid {
+		return fmt.Sprintf("address %q: %s: %s", e.Address, e.Field, e.Why)
+	}
+	return fmt.Sprintf("%s address %s: %s: %s", e.Form, e.Address, e.Field, e.Why)
+}
+
+func (e *FieldError) Unwrap() error { return ErrInvalid }
