@@ -1,0 +1,42 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"ip6d/api/ip6d/v1/ip6dv1connect"
+)
+
+// DefaultSocket is where the daemon listens unless told otherwise.
+const DefaultSocket = "/run/ip6d/ip6d.sock"
+
+// Client calls the daemon of one host. Its errors are *connect.Error.
+type Client struct {
+	Machines   ip6dv1connect.MachineServiceClient
+	Migrations ip6dv1connect.MigrationServiceClient
+	Hosts      ip6dv1connect.HostServiceClient
+
+	http *http.Client
+}
+
+// NewClient returns a client of the daemon that listens on the unix socket. It connects when it is first used.
+func NewClient(socket string) *Client {
+	return newClient("http://ip6d", func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	})
+}
+
+func newClient(url string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
+	h := &http.Client{Transport: &http.Transport{DialContext: dial}}
+	return &Client{
+		Machines:   ip6dv1connect.NewMachineServiceClient(h, url),
+		Migrations: ip6dv1connect.NewMigrationServiceClient(h, url),
+		Hosts:      ip6dv1connect.NewHostServiceClient(h, url),
+		http:       h,
+	}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
