@@ -1,0 +1,102 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"ip6d/hwmap"
+)
+
+// Get implements hwmap.Store.
+func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, error) {
+	entries := make([]hwmap.Entry, len(keys))
+	err := s.read(ctx, func(tx *bbolt.Tx) error {
+		b := tx.Bucket(recordsBucket)
+		for i, k := range keys {
+			entries[i] = hwmap.Entry{Key: k}
+			v := b.Get([]byte(k))
+			if v == nil {
+				continue
+			}
+			var err error
+			if entries[i], err = entry(k, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// List implements hwmap.Store.
+func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwmap.Revision, error) {
+	var (
+		entries  []hwmap.Entry
+		revision hwmap.Revision
+	)
+	err := s.read(ctx, func(tx *bbolt.Tx) (err error) {
+		if revision, err = lastRevision(tx); err != nil {
+			return err
+		}
+		c := tx.Bucket(recordsBucket).Cursor()
+		for k, v := c.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)) && k != nil; k, v = c.Next() {
+			e, err := entry(hwmap.Key(k), v)
+			if err != nil {
+				return err
+			}
+			entries = append(entries, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return entries, revision, nil
+}
+
+// entry copies: what bbolt returns is gone with its transaction.
+func entry(k hwmap.Key, v []byte) (hwmap.Entry, error) {
+	r, value, err := decode(string(k), v)
+	return hwmap.Entry{Key: k, Value: append([]byte{}, value...), ModRevision: r}, err
+}
+
+// read runs f in a read transaction of a usable file.
+func (s *Store) read(ctx context.Context, f func(*bbolt.Tx) error) error {
+	err := ctx.Err()
+	if err == nil {
+		err = s.usable()
+	}
+	if err == nil {
+		if err = s.view(f); errors.Is(err, hwmap.ErrCorrupt) {
+			s.giveUp(err)
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("read database %s: %w", s.path, unavailable(err))
+}
+
+// view runs f in a read transaction.
+func (s *Store) view(f func(*bbolt.Tx) error) error {
+	return protect(func() error { return s.db.View(f) })
+}
+
+// unavailable makes err say that nothing was written, if it does not yet.
+func unavailable(err error) error {
+	switch {
+	case errors.Is(err, hwmap.ErrUnavailable):
+		return err
+	case errors.Is(err, bbolterrors.ErrDatabaseNotOpen):
+		return errClosed
+	}
+	return fmt.Errorf("%w: %w", hwmap.ErrUnavailable, err)
+}
