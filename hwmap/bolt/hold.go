@@ -14,6 +14,9 @@ import (
 // Hold implements hwmap.Store. A later Hold of the same key takes it over, and the end of the earlier one then leaves it
 // alone. Should this process die, nobody can read the file before the next Open, which deletes the key; ttl is not needed.
 func (s *Store) Hold(ctx context.Context, key hwmap.Key, value []byte, ttl time.Duration) error {
+	if ctx.Err() != nil {
+		return nil
+	}
 	if value == nil {
 		value = []byte{}
 	}

@@ -23,6 +23,9 @@ var ends = []claim{
 		if err := s.Watch(ctx, "", 0, func(hwmap.Batch) error { return nil }); !errors.Is(err, context.Canceled) {
 			s.t.Errorf("Watch returned %v", err)
 		}
+		if err := s.Hold(ctx, "a", []byte("1"), holdFor); err != nil {
+			s.t.Errorf("Hold returned %v, must be nil: the key is gone", err)
+		}
 		s.wantEntries(s.get("a"), hwmap.Entry{Key: "a"})
 	}},
 

@@ -1,0 +1,51 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"ip6d/hwmap"
+)
+
+// Commit implements hwmap.Store. It returns hwmap.ErrUsage, and writes nothing, when etcd finds t too large: by default it
+// takes at most 128 conditions, 128 writes, and 1.5 MiB in all.
+func (s *Store) Commit(ctx context.Context, t hwmap.Txn) (hwmap.Revision, error) {
+	return s.commit(ctx, t, 0)
+}
+
+// commit attaches the written keys to the lease, if it is not 0.
+func (s *Store) commit(ctx context.Context, t hwmap.Txn, lease int64) (hwmap.Revision, error) {
+	if err := t.Check(); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
+	req := &pb.TxnRequest{}
+	for _, c := range t.If {
+		req.Compare = append(req.Compare, &pb.Compare{
+			Key:         s.key(c.Key),
+			Target:      pb.Compare_MOD,
+			Result:      pb.Compare_EQUAL,
+			TargetUnion: &pb.Compare_ModRevision{ModRevision: int64(c.ModRevision)},
+		})
+	}
+	for _, w := range t.Then {
+		op := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
+			RequestPut: &pb.PutRequest{Key: s.key(w.Key), Value: w.Value, Lease: lease},
+		}}
+		if w.Value == nil {
+			op.Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: s.key(w.Key)}}
+		}
+		req.Success = append(req.Success, op)
+	}
+	c := s.call(ctx)
+	defer c.cancel()
+	resp, err := s.kv.Txn(c.ctx, req)
+	switch {
+	case err != nil:
+		return 0, s.writeError(ctx, c, "commit", err)
+	case !resp.GetSucceeded():
+		return 0, fmt.Errorf("commit: %w (conditions %v)", hwmap.ErrConflict, t.If)
+	}
+	return hwmap.Revision(resp.GetHeader().GetRevision()), nil
+}

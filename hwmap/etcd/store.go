@@ -1,0 +1,160 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"ip6d/hwmap"
+)
+
+// Defaults of Options.
+const (
+	DefaultDialTimeout = 3 * time.Second
+	DefaultCallTimeout = 8 * time.Second // etcd itself gives up a request after 7 s, and says more about it
+)
+
+// Options says which etcd cluster to use, and how.
+type Options struct {
+	// Endpoints of the cluster, each HOST:PORT or http(s)://HOST:PORT. At least one.
+	Endpoints []string
+
+	// Cluster is the fleet's name, part of every key. It has no slash.
+	Cluster string
+
+	// TLS is used for https endpoints, and for those without a scheme. nil: https endpoints are checked against the
+	// system's certificates.
+	TLS *tls.Config
+
+	// DialTimeout is how long a call waits for a connection. 0: DefaultDialTimeout.
+	DialTimeout time.Duration
+
+	// CallTimeout is how long a call takes altogether, Watch and Hold apart. 0: DefaultCallTimeout.
+	CallTimeout time.Duration
+
+	// Logger takes what went wrong without failing a call. nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Store is a hwmap.Store in etcd. It is safe for concurrent use.
+type Store struct {
+	o      Options
+	prefix string // of all keys
+	client *clientv3.Client
+	kv     pb.KVClient
+	lease  pb.LeaseClient
+	watch  pb.WatchClient
+	log    *slog.Logger
+
+	// listed is the id of the etcd cluster that the last List read, 0 before the first.
+	listed atomic.Uint64
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open makes a Store. It does not wait for etcd, so that the daemon starts without; calls then fail with
+// hwmap.ErrUnavailable, and connecting goes on. ctx ends all calls of the Store. Errors: hwmap.ErrUsage.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if o.DialTimeout == 0 {
+		o.DialTimeout = DefaultDialTimeout
+	}
+	if o.CallTimeout == 0 {
+		o.CallTimeout = DefaultCallTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	reconnect := backoff.DefaultConfig // with jitter
+	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, 3*time.Second
+	client, err := clientv3.New(clientv3.Config{
+		Context:     ctx,
+		Endpoints:   o.Endpoints,
+		DialTimeout: o.DialTimeout,
+		TLS:         o.TLS,
+		Logger:      zap.NewNop(), // every failure is also an error of a call
+		// One attempt per call: the client repeats also writes, when etcd notices the deadline of one before we do.
+		MaxUnaryRetries: 1,
+		// A server that has stopped answering is noticed within 15 s. Pings more frequent than 10 s gRPC does not send.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: 5 * time.Second,
+		DialOptions: []grpc.DialOption{
+			grpc.WithStatsHandler(sentHandler{}),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: o.DialTimeout}),
+			grpc.WithDefaultCallOptions(
+				grpc.WaitForReady(true), // for a connection, as long as the call's context allows
+				grpc.MaxCallRecvMsgSize(math.MaxInt32),
+			),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w: %w", strings.Join(o.Endpoints, ","), hwmap.ErrUsage, err)
+	}
+	conn := client.ActiveConnection()
+	conn.Connect()
+	return &Store{
+		o:      o,
+		prefix: "/ip6d/" + o.Cluster + "/",
+		client: client,
+		kv:     pb.NewKVClient(conn),
+		lease:  pb.NewLeaseClient(conn),
+		watch:  pb.NewWatchClient(conn),
+		log:    o.Logger,
+	}, nil
+}
+
+func (o Options) check() error {
+	if len(o.Endpoints) == 0 {
+		return fmt.Errorf("%w: no etcd endpoint is given", hwmap.ErrUsage)
+	}
+	for _, e := range o.Endpoints {
+		if e == "" {
+			return fmt.Errorf("%w: an etcd endpoint is empty; give HOST:PORT", hwmap.ErrUsage)
+		}
+	}
+	if o.Cluster == "" || strings.Contains(o.Cluster, "/") {
+		return fmt.Errorf("%w: cluster name %q: must not be empty, and have no slash", hwmap.ErrUsage, o.Cluster)
+	}
+	return nil
+}
+
+// Close ends all calls and connections. A key that is held stays for its ttl at most.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			s.closeErr = fmt.Errorf("close store %s: %w", s.endpoints(), err)
+		}
+	})
+	return s.closeErr
+}
+
+// ID names the etcd cluster: another one has other records and revisions, also where it was restored from a backup of this
+// one. Errors: hwmap.ErrUnavailable.
+func (s *Store) ID(ctx context.Context) (string, error) {
+	h, err := s.header(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%016x", h.GetClusterId()), nil
+}
+
+func (s *Store) endpoints() string { return strings.Join(s.o.Endpoints, ",") }
+
+// key returns the key in etcd.
+func (s *Store) key(k hwmap.Key) []byte { return []byte(s.prefix + string(k)) }
