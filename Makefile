@@ -1,0 +1,112 @@
+# Everything is built, checked and shown from here; `make help` lists how.
+
+# sudo may have a PATH of its own, so go is also looked for where its own installer puts it.
+export PATH := $(PATH):/usr/local/go/bin
+# Else a checkout owned by another user than the one who builds fails for git's sake; VERSION is all we take from git.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TOOL    := go tool -modfile=tools/go.mod
+# With cgo, the binaries would need the C library of the computer that built them.
+BUILD   := CGO_ENABLED=0 go build -trimpath
+
+TEST_TIMEOUT := 15m# for the tests of one package
+FUZZTIME     := 10s# for each fuzz test
+PACKAGES     := ./...# what test, race and fuzz look at
+
+# The Debian packages that each kind of work needs, beside go and make.
+TEST_DEPS     := iproute2 iputils-ping
+RACE_DEPS     := gcc libc6-dev
+GENERATE_DEPS := clang-19 llvm-19 libbpf-dev linux-libc-dev
+LINT_DEPS     := clang-format-19 shellcheck
+
+ifeq ($(shell command -v go),)
+$(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
+endif
+
+.PHONY: build bin/ip6d demo test race fuzz lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
+
+## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
+build: bin/ip6d bin/etcd
+
+# Always run: go knows best, and quickly, what has changed.
+bin/ip6d:
+	$(BUILD) -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/ip6d
+
+bin/etcd: tools/go.mod tools/go.sum
+	$(BUILD) -C tools -o ../$@ go.etcd.io/etcd/server/v3
+
+bin/testreport: $(wildcard tools/testreport/*.go)
+	$(BUILD) -C tools -o ../$@ ./testreport
+
+## demo: move a machine between three hosts of a throwaway fleet on this computer (root)
+demo: root build
+	@bin/ip6d lab demo
+
+## test: every test (root); with CI=true a skipped test is a failure; PACKAGES=./nat for some
+test: root deps-test build bin/testreport
+	go -C tools test ./...
+	go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/test.json | bin/testreport $(if $(filter true,$(CI)),-no-skip)
+
+## race: the same tests under the race detector (root, slow)
+race: root deps-test deps-race build bin/testreport
+	go test -race -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/race.json | bin/testreport
+
+## fuzz: each fuzz test for FUZZTIME
+fuzz:
+	go test -list '^Fuzz' $(PACKAGES) | \
+	awk '/^Fuzz/ { name[n++] = $$1 } /^ok/ { while (n) print $$2, name[--n] }' | \
+	while read -r package name; do go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$package"; done
+
+## lint: gofmt, go vet, staticcheck, tidy modules, clang-format, shellcheck, buf
+lint: lint-go lint-c lint-shell lint-proto lint-modules
+
+lint-go:
+	@badly=$$("$$(go env GOROOT)/bin/gofmt" -l .); [[ -z $$badly ]] || { echo "gofmt -w" $$badly >&2; exit 1; }
+	go vet ./...
+	go -C tools vet ./...
+	$(TOOL) staticcheck ./...
+
+lint-c: deps-lint
+	clang-format-19 --dry-run -Werror bpf/*.[ch]
+
+lint-shell: deps-lint
+	grep -rlIE --exclude-dir=.git --exclude-dir=bin '^#!/bin/(ba)?sh' . | xargs shellcheck
+
+lint-proto:
+	cd api && go tool -modfile=../tools/go.mod buf lint
+	cd api && go tool -modfile=../tools/go.mod buf format --diff --exit-code
+
+lint-modules:
+	go mod tidy -diff
+	go -C tools mod tidy -diff
+
+## generate: the Go code of api/, and the BPF objects with their Go code
+generate: deps-generate
+	go generate ./...
+
+## check-generated: fails if generate would change anything; changes nothing itself
+check-generated:
+	tools/check-generated.sh
+
+## deps: install what test, race, lint and generate need, by apt (root); they do it themselves, too
+deps: deps-test deps-race deps-lint deps-generate
+
+deps-test:     ; @tools/deps.sh $(TEST_DEPS)
+deps-race:     ; @tools/deps.sh $(RACE_DEPS)
+deps-lint:     ; @tools/deps.sh $(LINT_DEPS)
+deps-generate: ; @tools/deps.sh $(GENERATE_DEPS)
+
+root:
+	@((EUID == 0)) || { echo "Network namespaces and BPF need root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+## clean: remove bin/
+clean:
+	rm -rf bin
+
+## help: this list
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' Makefile | expand -t 17
