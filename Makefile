@@ -10,8 +10,6 @@ SHELL       := /bin/bash
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL    := go tool -modfile=tools/go.mod
-# With cgo, the binaries would need the C library of the computer that built them.
-BUILD   := CGO_ENABLED=0 go build -trimpath
 
 TEST_TIMEOUT := 15m# for the tests of one package
 FUZZTIME     := 10s# for each fuzz test
@@ -23,7 +21,7 @@ RACE_DEPS     := gcc libc6-dev
 GENERATE_DEPS := clang-19 llvm-19 libbpf-dev linux-libc-dev
 LINT_DEPS     := clang-format-19 shellcheck
 
-ifeq ($(shell command -v go),)
+ifeq ($(shell PATH='$(PATH)' command -v go),) # make 4.3 does not export to $(shell)
 $(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
 endif
 
@@ -32,15 +30,15 @@ endif
 ## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
 build: bin/ip6d bin/etcd
 
-# Always run: go knows best, and quickly, what has changed.
+# Always run: go knows best, and quickly, what has changed. No cgo: the binary runs with any C library, or none.
 bin/ip6d:
-	$(BUILD) -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/ip6d
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/ip6d
 
 bin/etcd: tools/go.mod tools/go.sum
-	$(BUILD) -C tools -o ../$@ go.etcd.io/etcd/server/v3
+	CGO_ENABLED=0 go -C tools build -trimpath -o ../$@ go.etcd.io/etcd/server/v3
 
 bin/testreport: $(wildcard tools/testreport/*.go)
-	$(BUILD) -C tools -o ../$@ ./testreport
+	CGO_ENABLED=0 go -C tools build -trimpath -o ../$@ ./testreport
 
 ## demo: move a machine between three hosts of a throwaway fleet on this computer (root)
 demo: root build

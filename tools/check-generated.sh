@@ -8,15 +8,15 @@ cd "$(dirname "$0")/.."
 
 copies=$(mktemp -d)
 trap 'rm -rf "$copies"' EXIT
-mkdir "$copies/committed" "$copies/generated"
+mkdir "$copies/now" "$copies/generated"
 # Both copies come from one reading: an edit made meanwhile must not look like a change by a generator.
-tar -c --exclude=./.git --exclude=./bin . | tar -x -C "$copies/committed"
-cp -a "$copies/committed/." "$copies/generated"
+tar -c --exclude=./.git --exclude=./bin . | tar -x -C "$copies/now"
+cp -a "$copies/now/." "$copies/generated"
 
 find "$copies/generated" -type f \( -name '*.pb.go' -o -name '*.connect.go' -o -name '*_bpfe[lb].*' \) -delete
 make -C "$copies/generated" --no-print-directory generate
 
-if ! diff -rN -u "$copies/committed" "$copies/generated"; then
+if ! diff -rN -u "$copies/now" "$copies/generated"; then
 	echo "Generated files differ from their sources: run 'make generate' and commit what it changes." >&2
 	exit 1
 fi
