@@ -1,0 +1,250 @@
+/* Reading a packet, and writing what was decided into it. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in6.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "address.h"
+
+/* Verdicts. A packet left as it was goes on to the next program or filter on the device (NEXT, TCX_NEXT of
+ * newer headers); one that was translated for the host's stack is final (TC_ACT_OK): nothing else expects it. */
+#define NEXT (-1)
+
+/* Next header values that linux/in6.h lacks or hides (RFC 8200 section 4.1, RFC 4302). */
+#define PROTOCOL_HOP_BY_HOP  0
+#define PROTOCOL_ROUTING     43
+#define PROTOCOL_FRAGMENT    44
+#define PROTOCOL_AUTH	     51
+#define PROTOCOL_ICMPV6	     58
+#define PROTOCOL_DESTINATION 60
+
+/* A longer chain of extension headers than this is refused: nobody sends one, but to hide what follows. */
+#define MAX_EXTENSION_HEADERS 6
+
+/* Where IPv6 begins: behind an Ethernet header, on every kind of device so far. */
+#define L3 ETH_HLEN
+
+#define ICMPV6_HEADER 8
+#define LAST_ERROR    4 /* ICMPv6 1 to 4 are the errors (RFC 4443 section 2.1) */
+
+#define PACKET_HOST	 0 /* linux/if_packet.h */
+#define PACKET_OTHERHOST 3
+
+/* A packet, as far as anything is decided on it. Offsets are from the start of the frame. */
+struct packet {
+	struct address source;
+	struct address destination;
+	struct numbers from;
+	struct numbers to;
+	__u32 end;   /* of the IPv6 packet; what follows is padding */
+	__u32 upper; /* of the ICMPv6 header, where icmpv6 is not 0 */
+	__u8 next_header;
+	__u8 hop_limit;
+	__u8 icmpv6;   /* type; 0: not ICMPv6, or not its first fragment */
+	bool fragment; /* of a larger packet */
+	bool outside;  /* the source is nobody's: from is not known, but perhaps its host */
+};
+
+/* swap turns an address as it is on the wire into numbers, and back. */
+static __always_inline struct address swap(struct address a)
+{
+	return (struct address){bpf_be64_to_cpu(a.high), bpf_be64_to_cpu(a.low)};
+}
+
+static __always_inline struct address read_address(const struct in6_addr *a)
+{
+	return swap(*(const struct address *)a);
+}
+
+static __always_inline void write_address(struct in6_addr *to, struct address a)
+{
+	*(struct address *)to = swap(a);
+}
+
+/* ip_header returns the IPv6 header, or NULL. Pointers into the packet from before are void after it. */
+static __always_inline struct ipv6hdr *ip_header(struct __sk_buff *skb)
+{
+	const __u32 length = L3 + sizeof(struct ipv6hdr);
+	void *data = (void *)(long)skb->data;
+
+	/* headers may be in a page: from a TAP, a packet socket, some drivers */
+	if (data + length > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, length);
+	data = (void *)(long)skb->data;
+	if (data + length > (void *)(long)skb->data_end)
+		return NULL;
+	return data + L3;
+}
+
+/* read_packet reads the IPv6 header. */
+static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6hdr *ip = ip_header(skb);
+	__u32 length;
+
+	if (!ip || ip->version != 6)
+		return DROP_TRUNCATED;
+	p->source = read_address(&ip->saddr);
+	p->destination = read_address(&ip->daddr);
+	p->next_header = ip->nexthdr;
+	p->hop_limit = ip->hop_limit;
+	length = bpf_ntohs(ip->payload_len);
+	p->end = L3 + sizeof(*ip) + length;
+	if (p->end > skb->len)
+		return DROP_TRUNCATED;
+	if (length == 0 && p->next_header == PROTOCOL_HOP_BY_HOP)
+		p->end = skb->len; /* the length is in a jumbo payload option (RFC 2675) */
+	return DROP_NONE;
+}
+
+/* read_upper finds the type of an ICMPv6 message behind any extension headers. Where the type would be in
+ * a later fragment the packet is refused: whoever reassembles it would see what was not looked at (RFC 7112). */
+static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 offset = L3 + sizeof(struct ipv6hdr);
+	__u8 next = p->next_header;
+	__u8 header[4];
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
+		__u32 length;
+
+		switch (next) {
+		case PROTOCOL_ROUTING:
+			return DROP_ROUTING_HEADER;
+		case PROTOCOL_HOP_BY_HOP:
+		case PROTOCOL_FRAGMENT:
+		case PROTOCOL_AUTH:
+		case PROTOCOL_ICMPV6:
+		case PROTOCOL_DESTINATION:
+			break;
+		default:
+			return DROP_NONE;
+		}
+		if (offset + sizeof(header) > p->end ||
+		    bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+			return DROP_TRUNCATED;
+		switch (next) {
+		case PROTOCOL_ICMPV6:
+			p->icmpv6 = header[0];
+			p->upper = offset;
+			return DROP_NONE;
+		case PROTOCOL_FRAGMENT: /* RFC 8200 section 4.5 */
+			p->fragment = true;
+			if (header[2] || header[3] & 0xf8)
+				return DROP_NONE;
+			length = 8;
+			break;
+		case PROTOCOL_AUTH: /* RFC 4302 section 2.2 */
+			length = (header[1] + 2) * 4;
+			break;
+		default:
+			length = (header[1] + 1) * 8;
+		}
+		next = header[0];
+		offset += length;
+	}
+	return DROP_EXTENSION_HEADERS;
+}
+
+static __always_inline bool is_discovery_type(__u8 icmpv6)
+{
+	return icmpv6 >= 133 && icmpv6 <= 137;
+}
+
+static __always_inline bool is_error(const struct packet *p)
+{
+	return p->icmpv6 >= 1 && p->icmpv6 <= LAST_ERROR;
+}
+
+/* read_embedded reads the addresses of the packet that an ICMPv6 error is about, source first (RFC 4443
+ * section 2.4 c). */
+static __always_inline bool read_embedded(struct __sk_buff *skb, const struct packet *p,
+					  struct address pair[2])
+{
+	__u32 offset = p->upper + ICMPV6_HEADER;
+	__u8 version;
+
+	if (offset + sizeof(struct ipv6hdr) > p->end)
+		return false;
+	if (bpf_skb_load_bytes(skb, offset, &version, sizeof(version)) || version >> 4 != 6)
+		return false;
+	offset += offsetof(struct ipv6hdr, saddr);
+	if (bpf_skb_load_bytes(skb, offset, pair, 2 * sizeof(*pair)))
+		return false;
+	pair[0] = swap(pair[0]);
+	pair[1] = swap(pair[1]);
+	return true;
+}
+
+/* reveal_embedded gives one address of an embedded packet its stable form, where it has one. */
+static __always_inline struct address reveal_embedded(struct address a)
+{
+	struct numbers n;
+
+	if (prefix(a) != own.routing || is_control(a) || !read_routing(a, &n))
+		return a;
+	return stable_address(n);
+}
+
+/* translate_embedded turns what is in routing form there into stable form, so that the machine finds the
+ * connection it is about. The ICMPv6 checksum covers it, and stays right: that is what K is for. */
+static __noinline bool translate_embedded(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 offset = p->upper + ICMPV6_HEADER + offsetof(struct ipv6hdr, saddr);
+	struct address pair[2];
+
+	if (!read_embedded(skb, p, pair))
+		return true;
+	pair[0] = swap(reveal_embedded(pair[0]));
+	pair[1] = swap(reveal_embedded(pair[1]));
+	return !bpf_skb_store_bytes(skb, offset, pair, sizeof(pair), 0);
+}
+
+/* write_packet writes the addresses, and the hop limit less spent (0 or 1). Addresses leave skb->csum as it
+ * is; the hop limit is the low half of its 16-bit word, and one less is ~1 more in one's complement. */
+static __always_inline bool write_packet(struct __sk_buff *skb, const struct packet *p, __u8 spent)
+{
+	struct ipv6hdr *ip = ip_header(skb);
+
+	if (!ip)
+		return false;
+	write_address(&ip->saddr, p->source);
+	write_address(&ip->daddr, p->destination);
+	if (spent) {
+		ip->hop_limit = p->hop_limit - 1;
+		bpf_csum_update(skb, (__u16)~bpf_htons(1)); /* fails unless CHECKSUM_COMPLETE */
+	}
+	return true;
+}
+
+static __always_inline void copy_mac(__u8 *to, const volatile __u8 *from)
+{
+	*(__u32 *)to = *(const volatile __u32 *)from;
+	*(__u16 *)(to + 4) = *(const volatile __u16 *)(from + 4);
+}
+
+static __always_inline bool write_ethernet(struct __sk_buff *skb, const volatile __u8 *destination,
+					   const volatile __u8 *source)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return false;
+	copy_mac(eth->h_dest, destination);
+	copy_mac(eth->h_source, source);
+	return true;
+}
+
+/* for_us makes a stack take the packet, whatever MAC it was sent to. */
+static __always_inline void for_us(struct __sk_buff *skb)
+{
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+}

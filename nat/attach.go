@@ -1,0 +1,226 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+// AttachPort lets a device send as s, and nothing else. It does so before the program is attached, so call it
+// before the device is up: until then what arrives would go to the host's stack unchecked. Doing it again
+// updates. Errors: ErrInvalid, ErrFull.
+func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
+	if s.Kind() != addr.KindMachine || ifindex <= 0 {
+		return fmt.Errorf("port %d: %w: address %s is not a machine's", ifindex, ErrInvalid, s)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old, ok, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(ifindex))
+	if err != nil {
+		return fmt.Errorf("port %d: read: %w", ifindex, err)
+	}
+	if err := write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), portValue(s)); err != nil {
+		return fmt.Errorf("port %d: %w", ifindex, err)
+	}
+	err = d.attach(fromMachine, ifindex)
+	if err == nil {
+		return nil
+	}
+	if ok {
+		return errors.Join(err, write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), old))
+	}
+	return errors.Join(err, remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)))
+}
+
+// DetachPort undoes AttachPort. It succeeds when the device is gone. A device that is still up would from then
+// on send into the host's stack unchecked: take it down first.
+func (d *Datapath) DetachPort(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// the link first: without its identity the port's packets are refused, which a failure must not leave behind
+	return errors.Join(
+		d.detach(fromMachine, ifindex),
+		remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)),
+	)
+}
+
+// AttachUnderlay attaches to a device that carries routing addresses. Doing it again updates.
+func (d *Datapath) AttachUnderlay(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attach(fromUnderlay, ifindex)
+}
+
+// DetachUnderlay undoes AttachUnderlay. It succeeds when the device is gone.
+func (d *Datapath) DetachUnderlay(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.detach(fromUnderlay, ifindex)
+}
+
+// AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives. Doing it again
+// updates.
+func (d *Datapath) AttachStack(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attach(fromStack, ifindex)
+}
+
+// Attachment is a program on a device.
+type Attachment struct {
+	Program string // from_machine, from_underlay or from_stack
+	Ifindex int
+}
+
+// Attachments lists what is attached.
+func (d *Datapath) Attachments() ([]Attachment, error) {
+	entries, err := os.ReadDir(filepath.Join(d.dir, linksDir))
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var all []Attachment
+	for _, e := range entries {
+		a, err := parseAttachment(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+const (
+	fromMachine  = bpf.DatapathProgFromMachine
+	fromUnderlay = bpf.DatapathProgFromUnderlay
+	fromStack    = bpf.DatapathProgFromStack
+)
+
+func (d *Datapath) programs() map[string]*ebpf.Program {
+	return map[string]*ebpf.Program{
+		fromMachine:  d.objects.FromMachine,
+		fromUnderlay: d.objects.FromUnderlay,
+		fromStack:    d.objects.FromStack,
+	}
+}
+
+// pinPrograms pins the programs in place of an earlier process's: each is replaced in one step.
+func (d *Datapath) pinPrograms() error {
+	for name, p := range d.programs() {
+		path := filepath.Join(d.dir, programsDir, name)
+		next := path + "_next"
+		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("pin program %s: %w", name, err)
+		}
+		if err := p.Pin(next); err != nil {
+			return fmt.Errorf("pin program %s: %w", name, err)
+		}
+		if err := os.Rename(next, path); err != nil {
+			return fmt.Errorf("pin program %s: %w", name, errors.Join(err, os.Remove(next)))
+		}
+	}
+	return nil
+}
+
+// updateLinks puts the new programs in the place of an earlier process's, without a gap in which a packet would
+// pass unseen. Links whose device has gone are removed.
+func (d *Datapath) updateLinks() error {
+	all, err := d.Attachments()
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		updated, err := d.update(a.path(d.dir), d.programs()[a.Program], a.Ifindex)
+		if err == nil && !updated && a.Program == fromMachine {
+			err = remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(a.Ifindex))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attach is an upsert: the pinned link is updated, or a new one is pinned.
+func (d *Datapath) attach(program string, ifindex int) error {
+	p := d.programs()[program]
+	path := Attachment{program, ifindex}.path(d.dir)
+	if updated, err := d.update(path, p, ifindex); updated || err != nil {
+		return err
+	}
+	// at the head: what a machine sends is refused before anything else on the device looks at it
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: ifindex,
+		Program:   p,
+		Attach:    ebpf.AttachTCXIngress,
+		Anchor:    link.Head(),
+	})
+	if err != nil {
+		return fmt.Errorf("attach %s to device %d: %w", program, ifindex, err)
+	}
+	defer l.Close() // without a pin this detaches it
+	if err := l.Pin(path); err != nil {
+		return fmt.Errorf("pin %s on device %d: %w", program, ifindex, err)
+	}
+	return nil
+}
+
+// update updates the link pinned at path, and reports whether there was one. A link whose device has gone is
+// removed instead: the device that has its number now is another one.
+func (d *Datapath) update(path string, p *ebpf.Program, ifindex int) (bool, error) {
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("load link %s: %w", path, err)
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("read link %s: %w", path, err)
+	}
+	if tcx := info.TCX(); tcx == nil || tcx.Ifindex != uint32(ifindex) {
+		return false, l.Unpin()
+	}
+	if err := l.Update(p); err != nil {
+		return false, fmt.Errorf("update link %s: %w", path, err)
+	}
+	return true, nil
+}
+
+func (d *Datapath) detach(program string, ifindex int) error {
+	err := os.Remove(Attachment{program, ifindex}.path(d.dir)) // the pin is all that holds the link
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("detach %s from device %d: %w", program, ifindex, err)
+	}
+	return nil
+}
+
+func (a Attachment) path(dir string) string {
+	return filepath.Join(dir, linksDir, a.Program+"-"+strconv.Itoa(a.Ifindex))
+}
+
+func parseAttachment(name string) (Attachment, error) {
+	program, number, _ := strings.Cut(name, "-")
+	ifindex, err := strconv.Atoi(number)
+	known := program == fromMachine || program == fromUnderlay || program == fromStack
+	if err != nil || !known {
+		return Attachment{}, fmt.Errorf("pinned link %q: is not named PROGRAM-IFINDEX", name)
+	}
+	return Attachment{program, ifindex}, nil
+}
+
+func portValue(s addr.Stable) (v bpf.DatapathPort) {
+	v.Stable.High, v.Stable.Low = halves(s.Addr())
+	return v
+}

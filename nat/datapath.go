@@ -1,0 +1,233 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+// GatewayMAC is the MAC of every port on every host, so that what a machine knows about its gateway stays
+// right when it moves. It is locally administered; its middle is "ip6d".
+func GatewayMAC() net.HardwareAddr { return net.HardwareAddr{0x02, 0x69, 0x70, 0x36, 0x64, 0x01} }
+
+// Options are the settings of a Datapath. Plan, Cell, Host and PinDir are needed.
+type Options struct {
+	Plan addr.Plan
+	Cell addr.Cell // of this host's endpoint
+	Host addr.Host // this host
+
+	// PinDir is this host's own directory on a mounted BPF file system; Open creates it.
+	PinDir string
+
+	// Stack is the ifindex of ip6d0. 0: packets for this host's endpoint are refused.
+	Stack int
+
+	GatewayMAC net.HardwareAddr     // of every port; nil: GatewayMAC()
+	Sizes      Sizes                // of the maps
+	Monotonic  func() time.Duration // CLOCK_MONOTONIC, as the programs read it; nil: the kernel's
+	Logger     *slog.Logger         // nil: slog.Default()
+}
+
+// Sizes are the numbers of entries that the maps have room for; 0 stands for the default. All of it is
+// allocated at once, so that a move never fails for memory. To change a size, the pin directory has to go.
+type Sizes struct {
+	Machines int // machines on this host, and ports; default 8192
+	Moved    int // machines of the fleet that are not at home; default 65536, about 90 bytes each
+	Blocks   int // blocks of the fleet; default 65536
+	Hosts    int // hosts of the fleet; default 16384
+}
+
+// Datapath is the translation in the kernel. Its methods are safe for concurrent use.
+type Datapath struct {
+	plan      addr.Plan
+	host      addr.Host
+	dir       string
+	monotonic func() time.Duration
+	log       *slog.Logger
+	names     []string // of drops, by reason
+	objects   bpf.DatapathObjects
+
+	mu     sync.Mutex                     // guards reading, comparing and writing an entry as one step, and
+	movers map[bpf.DatapathBlockId]uint32 // how many entries of `moved` each block has
+}
+
+// Open loads the programs. Maps that an earlier process pinned are used as they are, and its links are updated
+// to the new programs in place: packets flow all the while. An Open that fails leaves behind nothing of its own.
+//
+// Errors: ErrInvalid, ErrKernel, ErrPermission, ErrNoBPFFS, ErrLayout.
+func Open(o Options) (_ *Datapath, err error) {
+	settings, err := o.settings()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRequirements(o.PinDir); err != nil {
+		return nil, err
+	}
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	names, err := dropNames(spec.Types)
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[bpf.DatapathVarOwn].Set(settings); err != nil {
+		return nil, fmt.Errorf("set the programs' settings: %w", err)
+	}
+	o.Sizes.apply(spec)
+
+	d := &Datapath{
+		plan:      o.Plan,
+		host:      o.Host,
+		dir:       o.PinDir,
+		monotonic: o.Monotonic,
+		log:       o.Logger,
+		names:     names,
+		movers:    make(map[bpf.DatapathBlockId]uint32),
+	}
+	if d.monotonic == nil {
+		d.monotonic = monotonic
+	}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	var undo []func() error
+	defer func() {
+		for i := len(undo) - 1; err != nil && i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+		if errors.Is(err, unix.EPERM) && !errors.Is(err, ErrPermission) {
+			err = fmt.Errorf("%w: %w; run as root, outside of a user namespace", ErrPermission, err)
+		}
+	}()
+
+	for _, dir := range []string{"", mapsDir, programsDir, linksDir} {
+		made, err := makeDir(filepath.Join(d.dir, dir))
+		undo = append(undo, made...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	maps, made, err := openMaps(spec, filepath.Join(d.dir, mapsDir))
+	undo = append(undo, made...)
+	if err != nil {
+		return nil, err
+	}
+	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{MapReplacements: maps})
+	for _, m := range maps {
+		err = errors.Join(err, m.Close()) // LoadAndAssign took clones
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the programs: %w", err)
+	}
+	undo = append(undo, d.objects.Close)
+
+	if err := d.countMovers(); err != nil {
+		return nil, err
+	}
+	if err := d.pinPrograms(); err != nil {
+		return nil, err
+	}
+	if err := d.updateLinks(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Close lets go of the datapath. All of it stays pinned and attached, and packets go on.
+func (d *Datapath) Close() error { return d.objects.Close() }
+
+// Remove takes the datapath out of the kernel: programs are detached, maps are gone with their entries, the pin
+// directory too. What machines send afterwards goes to the host's stack, so their ports must be gone or down.
+func (d *Datapath) Remove() error {
+	return errors.Join(d.Close(), Remove(d.dir))
+}
+
+// Remove is the method of the same name for a datapath that nobody holds open. That there is none is no error.
+func Remove(pinDir string) error {
+	var errs []error
+	// links first: a program without its maps' pins still finds its maps, a map without a program is only litter
+	for _, dir := range []string{linksDir, programsDir, mapsDir, ""} {
+		dir = filepath.Join(pinDir, dir)
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove pins: %w", err))
+			continue
+		}
+		for _, e := range entries {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+		errs = append(errs, os.Remove(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// What is below the pin directory.
+const (
+	mapsDir     = "maps"     // by name
+	programsDir = "programs" // by name, for `bpftool prog` and for comparing with what is attached
+	linksDir    = "links"    // PROGRAM-IFINDEX
+)
+
+// settings checks the options, and returns what the programs need of them.
+func (o Options) settings() (s bpf.DatapathSettings, err error) {
+	endpoint, err := o.Plan.Endpoint(o.Cell, o.Host)
+	if err != nil {
+		return s, fmt.Errorf("%w: host or cell: %w", ErrInvalid, err)
+	}
+	if !filepath.IsAbs(o.PinDir) {
+		return s, fmt.Errorf("%w: pin directory %q: must be an absolute path", ErrInvalid, o.PinDir)
+	}
+	if err := o.Sizes.check(); err != nil {
+		return s, err
+	}
+	mac := o.GatewayMAC
+	if mac == nil {
+		mac = GatewayMAC()
+	}
+	if err := checkMAC(mac); err != nil {
+		return s, fmt.Errorf("gateway: %w", err)
+	}
+	s.Host = uint32(o.Host)
+	s.Cell = uint16(endpoint.Cell())
+	s.Stable = firstHextet(o.Plan.StablePrefix())
+	s.Routing = firstHextet(o.Plan.RoutingPrefix())
+	copy(s.GatewayMac[:], mac)
+	if o.Stack == 0 {
+		return s, nil
+	}
+	device, err := net.InterfaceByIndex(o.Stack)
+	if err != nil {
+		return s, fmt.Errorf("%w: stack device %d: %w", ErrInvalid, o.Stack, err)
+	}
+	if err := checkMAC(device.HardwareAddr); err != nil {
+		return s, fmt.Errorf("stack device %s: %w", device.Name, err)
+	}
+	s.StackIfindex = uint32(o.Stack)
+	copy(s.StackMac[:], device.HardwareAddr)
+	return s, nil
+}
+
+// monotonic reads the clock of bpf_ktime_get_ns.
+func monotonic() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic(err) // only for a clock that does not exist
+	}
+	return time.Duration(t.Nano())
+}

@@ -1,0 +1,73 @@
+package nat
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+// PutHost writes an entry of `hosts`. Errors: ErrInvalid, ErrFull.
+func (d *Datapath) PutHost(h NextHop) error {
+	if err := d.checkNextHop(h); err != nil {
+		return fmt.Errorf("next hop: %w", err)
+	}
+	v := bpf.DatapathNextHop{Ifindex: uint32(h.Ifindex), Gateway: h.Gateway.As16()}
+	copy(v.Source[:], h.Source)
+	if h.MAC != nil && h.Trusted > 0 {
+		copy(v.Mac[:], h.MAC)
+		v.TrustedUntil = uint64(d.monotonic() + h.Trusted)
+	}
+	return write(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h.Host), v)
+}
+
+// DeleteHost deletes an entry of `hosts`. That there is none is no error.
+func (d *Datapath) DeleteHost(h addr.Host) error {
+	return remove(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h))
+}
+
+// Hosts lists `hosts`, in no order. A MAC that is not trusted any more is left out.
+func (d *Datapath) Hosts() ([]NextHop, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.monotonic()
+	var all []NextHop
+	err := list(d.objects.Hosts, bpf.DatapathMapHosts, func(k uint32, v bpf.DatapathNextHop) {
+		h := NextHop{
+			Host:    addr.Host(k),
+			Ifindex: int(v.Ifindex),
+			Gateway: netip.AddrFrom16(v.Gateway),
+			Source:  net.HardwareAddr(v.Source[:]),
+		}
+		if left := time.Duration(v.TrustedUntil) - now; left > 0 {
+			h.MAC, h.Trusted = net.HardwareAddr(v.Mac[:]), left
+		}
+		all = append(all, h)
+	})
+	return all, err
+}
+
+func (d *Datapath) checkNextHop(h NextHop) error {
+	if err := d.checkOther(h.Host); err != nil {
+		return err
+	}
+	if h.Ifindex <= 0 {
+		return fmt.Errorf("%w: host %d: ifindex %d", ErrInvalid, h.Host, h.Ifindex)
+	}
+	if !h.Gateway.Is6() || h.Gateway.Is4In6() {
+		return fmt.Errorf("%w: host %d: gateway %s: must be IPv6", ErrInvalid, h.Host, h.Gateway)
+	}
+	if err := checkMAC(h.Source); err != nil {
+		return fmt.Errorf("host %d: device: %w", h.Host, err)
+	}
+	if h.MAC == nil {
+		return nil
+	}
+	if err := checkMAC(h.MAC); err != nil {
+		return fmt.Errorf("host %d: %w", h.Host, err)
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The first kernel with TCX, whose links can be updated in place.
+const minMajor, minMinor = 6, 6
+
+// checkRequirements returns what this computer lacks: ErrKernel, ErrPermission or ErrNoBPFFS.
+func checkRequirements(pinDir string) error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("read the kernel's release: %w", err)
+	}
+	if err := checkKernel(unix.ByteSliceToString(name.Release[:])); err != nil {
+		return err
+	}
+	effective, err := effectiveCapabilities()
+	if err != nil {
+		return err
+	}
+	if err := checkCapabilities(effective); err != nil {
+		return err
+	}
+	return checkBPFFS(pinDir)
+}
+
+// checkKernel reads a release as uname -r prints it. One that it cannot read is let through: the kernel says
+// itself what it cannot do.
+func checkKernel(release string) error {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return nil
+	}
+	if major > minMajor || major == minMajor && minor >= minMinor {
+		return nil
+	}
+	return fmt.Errorf("%w: this is Linux %s; ip6d needs %d.%d or newer", ErrKernel, release, minMajor, minMinor)
+}
+
+// effectiveCapabilities returns the capabilities of the calling thread, one bit each.
+func effectiveCapabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("read capabilities: %w", err)
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
+}
+
+func checkCapabilities(effective uint64) error {
+	has := func(c uint) bool { return effective&(1<<c) != 0 }
+	var missing []string
+	if !has(unix.CAP_BPF) && !has(unix.CAP_SYS_ADMIN) {
+		missing = append(missing, "CAP_BPF")
+	}
+	if !has(unix.CAP_NET_ADMIN) {
+		missing = append(missing, "CAP_NET_ADMIN")
+	}
+	if missing == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s missing; run as root, or give the service these capabilities", ErrPermission, strings.Join(missing, " and "))
+}
+
+// checkBPFFS looks at the pin directory or, where it does not exist yet, at the nearest directory above it.
+func checkBPFFS(pinDir string) error {
+	for dir := pinDir; ; dir = filepath.Dir(dir) {
+		var s unix.Statfs_t
+		err := unix.Statfs(dir, &s)
+		switch {
+		case err == nil && s.Type == unix.BPF_FS_MAGIC:
+			return nil
+		case errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir):
+			continue
+		case err != nil:
+			return fmt.Errorf("look at pin directory: %w", &os.PathError{Op: "statfs", Path: dir, Err: err})
+		}
+		mount := filepath.Dir(pinDir)
+		return fmt.Errorf("%w: pin directory %s is not on one; mount it: mkdir -p %s && mount -t bpf bpf %s", ErrNoBPFFS, pinDir, mount, mount)
+	}
+}
