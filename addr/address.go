@@ -113,7 +113,7 @@ func (r Routing) Kind() Kind {
 // fault: a network 0 (that is an Endpoint), a cell 0 or 0xffff.
 func (p Plan) Stable(n Network, c Cell, m Machine) (Stable, error) {
 	if n == 0 {
-		return Stable{}, &FieldError{fmt.Sprintf("%s machine %d", p.StablePrefix(), m), FormStable, "network", "is 0, which is the infrastructure network; a machine's is 1 to 4294967295"}
+		return Stable{}, &FieldError{p.stableWords(n, c, m).addr().String(), FormStable, "network", "is 0, which holds hosts; a machine's must be 1 to 4294967295"}
 	}
 	return p.checkStable(p.stableWords(n, c, m))
 }
@@ -129,9 +129,12 @@ func (p Plan) Control(h Host) (Routing, error) {
 	return p.checkRouting(words{uint64(p.routing)<<48 | uint64(h)<<16, 1})
 }
 
-// Encode returns the routing form of s at host h. The error is a *FieldError: a host 0, or an endpoint
-// that is not h's own.
+// Encode returns the routing form of s at host h. The error is a *FieldError: a host 0, an endpoint that is not
+// h's own, or an s of another plan, as the zero Stable is.
 func (p Plan) Encode(s Stable, h Host) (Routing, error) {
+	if s.w.prefix() != p.stable {
+		return Routing{}, p.formError(s.Addr(), FormStable)
+	}
 	w := words{
 		uint64(p.routing)<<48 | uint64(h)<<16 | uint64(s.Network()>>16),
 		uint64(s.Network())<<48 | uint64(s.Machine())<<16,
@@ -140,8 +143,12 @@ func (p Plan) Encode(s Stable, h Host) (Routing, error) {
 	return p.checkRouting(w)
 }
 
-// Decode returns the stable form of r and the host in it. The error is ErrControl when r is a control address.
+// Decode returns the stable form of r and the host in it. The error is ErrControl when r is a control address, and a
+// *FieldError when r is of another plan, as the zero Routing is.
 func (p Plan) Decode(r Routing) (Stable, Host, error) {
+	if r.w.prefix() != p.routing {
+		return Stable{}, 0, p.formError(r.Addr(), FormRouting)
+	}
 	if r.Kind() == KindControl {
 		return Stable{}, r.Host(), ErrControl
 	}
@@ -163,8 +170,8 @@ func (p Plan) stableWords(n Network, c Cell, m Machine) words {
 
 // StableFrom checks that a is a valid stable address. The error is a *FieldError.
 func (p Plan) StableFrom(a netip.Addr) (Stable, error) {
-	if err := p.checkForm(a, FormStable); err != nil {
-		return Stable{}, err
+	if p.Form(a) != FormStable {
+		return Stable{}, p.formError(a, FormStable)
 	}
 	return p.checkStable(wordsOf(a))
 }
@@ -172,8 +179,8 @@ func (p Plan) StableFrom(a netip.Addr) (Stable, error) {
 // RoutingFrom checks that a is a valid routing address: of a machine, an endpoint or a control address.
 // The error is a *FieldError.
 func (p Plan) RoutingFrom(a netip.Addr) (Routing, error) {
-	if err := p.checkForm(a, FormRouting); err != nil {
-		return Routing{}, err
+	if p.Form(a) != FormRouting {
+		return Routing{}, p.formError(a, FormRouting)
 	}
 	return p.checkRouting(wordsOf(a))
 }
@@ -201,7 +208,7 @@ func (p Plan) Form(a netip.Addr) Form {
 	if !a.Is6() || a.Is4In6() || a.Zone() != "" {
 		return FormInvalid
 	}
-	switch firstHextet(a) {
+	switch wordsOf(a).prefix() {
 	case p.stable:
 		return FormStable
 	case p.routing:
@@ -217,29 +224,32 @@ func parse(s string) (netip.Addr, error) {
 		return a, nil
 	}
 	why := "is not an IPv6 address"
-	if _, perr := netip.ParsePrefix(s); perr == nil {
-		why = "is a prefix; give the address without its length"
+	if _, err := netip.ParsePrefix(s); err == nil {
+		why = "is a prefix, must be an address without a length"
 	}
 	return netip.Addr{}, &FieldError{s, FormInvalid, "address", why}
 }
 
-func (p Plan) checkForm(a netip.Addr, want Form) error {
-	got := p.Form(a)
-	if got == want {
-		return nil
-	}
-	e := &FieldError{Address: a.String(), Field: "address"}
+// formError is the error for an address that is not of the form that is wanted; FormInvalid wants either.
+func (p Plan) formError(a netip.Addr, want Form) error {
 	switch {
+	case !a.IsValid():
+		return &FieldError{"", FormInvalid, "address", "is missing"}
 	case a.Is4() || a.Is4In6():
-		e.Why = "is IPv4; ip6d addresses are IPv6"
+		return &FieldError{a.String(), FormInvalid, "address", "is IPv4, must be IPv6"}
 	case a.Zone() != "":
-		e.Why = fmt.Sprintf("has the zone %q; ip6d addresses have none", a.Zone())
-	case got == FormInvalid:
-		e.Field, e.Why = "prefix", fmt.Sprintf("is neither %s (stable) nor %s (routing)", p.StablePrefix(), p.RoutingPrefix())
-	default:
-		e.Form, e.Field, e.Why = got, "prefix", fmt.Sprintf("is that of the %s form; a %s address is needed", got, want)
+		return &FieldError{a.String(), FormInvalid, "zone", fmt.Sprintf("is %s, must be absent", quote(a.Zone()))}
 	}
-	return e
+	stable := p.StablePrefix().String() + " (stable)"
+	routing := p.RoutingPrefix().String() + " (routing)"
+	must := stable + " or " + routing
+	switch want {
+	case FormStable:
+		must = stable
+	case FormRouting:
+		must = routing
+	}
+	return &FieldError{a.String(), p.Form(a), "prefix", fmt.Sprintf("is %s, must be %s", slash16(wordsOf(a).prefix()), must)}
 }
 
 func (p Plan) checkStable(w words) (Stable, error) {
@@ -251,9 +261,9 @@ func (p Plan) checkStable(w words) (Stable, error) {
 	case uint16(w.lo) != 2:
 		field, why = "last hextet", fmt.Sprintf("is %#x, must be 2", uint16(w.lo))
 	case s.Cell() == 0 || s.Cell() > MaxCell:
-		field, why = "cell", fmt.Sprintf("is %#x, must be 1 to %#x", uint16(s.Cell()), uint16(MaxCell))
+		field, why = "cell", fmt.Sprintf("is %d, must be 1 to %d", s.Cell(), MaxCell)
 	case s.Network() == 0 && s.Machine() == 0:
-		field, why = "machine", "is 0 in network 0, where it must be a host id"
+		field, why = "machine", "is 0, must be a host id, 1 to 4294967295, because the network is 0"
 	default:
 		return s, nil
 	}
@@ -267,13 +277,13 @@ func (p Plan) checkRouting(w words) (Routing, error) {
 	case r.Host() == 0:
 		field, why = "host", "is 0, must be 1 to 4294967295"
 	case r.Neutral() == 0xffff:
-		field, why = "neutral word", "is 0xffff, which encoding never produces"
+		field, why = "neutral word", "is 0xffff, must be 0 to 0xfffe"
 	case r.Kind() == KindControl:
 		return r, nil
-	case Stable{p.decode(w)}.Cell() == 0:
-		field, why = "cell", "decodes to 0, must be 1 to 0xfffe"
+	case Stable{p.decode(w)}.Cell() == 0: // 0xffff is not a residue
+		field, why = "cell", fmt.Sprintf("decodes to 0, must be 1 to %d", MaxCell)
 	case r.Kind() == KindEndpoint && Host(r.Machine()) != r.Host():
-		field, why = "machine", fmt.Sprintf("is the endpoint of host %d at host %d", r.Machine(), r.Host())
+		field, why = "machine", fmt.Sprintf("is %d, must be %d, the host, because the network is 0", r.Machine(), r.Host())
 	default:
 		return r, nil
 	}

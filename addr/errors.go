@@ -3,6 +3,7 @@ package addr
 import (
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 var (
@@ -23,15 +24,31 @@ var (
 type FieldError struct {
 	Address string // as given
 	Form    Form   // the form whose prefix the address has, or FormInvalid
-	Field   string // host, network, cell, machine, neutral word, fifth hextet, last hextet, prefix or address
-	Why     string // what is wrong, with the value
+
+	// Field is host, network, cell, machine, neutral word, fifth hextet, last hextet, prefix, zone, or address where the
+	// whole of it is at fault.
+	Field string
+
+	Why string // what is wrong with the field: the value, and what would be right
 }
 
 func (e *FieldError) Error() string {
-	if e.Form == FormInvalid {
-		return fmt.Sprintf("address %q: %s: %s", e.Address, e.Field, e.Why)
+	if e.Field == "address" {
+		return fmt.Sprintf("address %s %s", quote(e.Address), e.Why)
 	}
-	return fmt.Sprintf("%s address %s: %s: %s", e.Form, e.Address, e.Field, e.Why)
+	if e.Form == FormInvalid {
+		return fmt.Sprintf("address %s: %s %s", quote(e.Address), e.Field, e.Why)
+	}
+	return fmt.Sprintf("%s address %s: %s %s", e.Form, e.Address, e.Field, e.Why)
 }
 
 func (e *FieldError) Unwrap() error { return ErrInvalid }
+
+// quote makes any text fit for a message: on one line and of bounded length.
+func quote(s string) string {
+	const limit = 64 // longer than every notation of an address
+	if len(s) <= limit {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprintf("%q... (%d bytes)", s[:limit], len(s))
+}

@@ -2,7 +2,9 @@ package addr
 
 import (
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 )
 
 // Host is the 32-bit hardware id of a host, unique in the fleet. 0 is never valid.
@@ -48,27 +50,47 @@ const MaxCell Cell = 0xfffe
 // Check returns an error that wraps ErrInvalid when the cell is 0 or 0xffff.
 func (c Cell) Check() error {
 	if c == 0 || c > MaxCell {
-		return fmt.Errorf("%w: cell %d: must be 1 to %d", ErrInvalid, c, MaxCell)
+		return fmt.Errorf("%w cell %d: must be 1 to %d", ErrInvalid, c, MaxCell)
 	}
 	return nil
 }
 
-// ParseHost reads a host id in decimal, or in hexadecimal after 0x.
+// ParseHost reads a host id, 1 to 4294967295, in decimal or in hexadecimal after 0x. The error wraps ErrInvalid.
 func ParseHost(s string) (Host, error) {
-	v, err := parseNumber("host", s, 1, 32)
+	v, err := parseNumber("host", s, 1, math.MaxUint32)
 	return Host(v), err
 }
 
-// ParseNetwork reads the network id of a machine, in decimal or in hexadecimal after 0x.
+// ParseNetwork reads the network id of a machine, 1 to 4294967295, in decimal or in hexadecimal after 0x. The error
+// wraps ErrInvalid.
 func ParseNetwork(s string) (Network, error) {
-	v, err := parseNumber("network", s, 1, 32)
+	v, err := parseNumber("network", s, 1, math.MaxUint32)
 	return Network(v), err
 }
 
-func parseNumber(field, s string, low uint64, bits int) (uint64, error) {
-	v, err := strconv.ParseUint(s, 0, bits)
-	if err != nil || v < low {
-		return 0, fmt.Errorf("%w: %s %q: must be a number from %d to %d", ErrInvalid, field, s, low, uint64(1)<<bits-1)
+// ParseCell reads a cell, 1 to 65534, in decimal or in hexadecimal after 0x. The error wraps ErrInvalid.
+func ParseCell(s string) (Cell, error) {
+	v, err := parseNumber("cell", s, 1, uint32(MaxCell))
+	return Cell(v), err
+}
+
+// ParseMachine reads a machine number, 0 to 4294967295, in decimal or in hexadecimal after 0x. The error wraps
+// ErrInvalid.
+func ParseMachine(s string) (Machine, error) {
+	v, err := parseNumber("machine", s, 0, math.MaxUint32)
+	return Machine(v), err
+}
+
+// parseNumber takes neither octal nor binary: a leading zero, as in 010, would mean 8 to one reader and 10 to another.
+// It is decimal here.
+func parseNumber(field, s string, low, high uint32) (uint32, error) {
+	digits, base := s, 10
+	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		digits, base = hex, 16
 	}
-	return v, nil
+	v, err := strconv.ParseUint(digits, base, 32)
+	if err != nil || uint32(v) < low || uint32(v) > high {
+		return 0, fmt.Errorf("%w %s %s: must be a number from %d to %d", ErrInvalid, field, quote(s), low, high)
+	}
+	return uint32(v), nil
 }

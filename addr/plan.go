@@ -25,18 +25,18 @@ func NewPlan(stable, routing netip.Prefix) (Plan, error) {
 		prefix netip.Prefix
 	}{{"stable prefix", stable}, {"routing prefix", routing}} {
 		switch {
-		case !p.prefix.IsValid() || p.prefix.Bits() != 16:
-			return Plan{}, fmt.Errorf("%w: %s %s: must be a /16", ErrInvalid, p.field, p.prefix)
+		case !p.prefix.IsValid() || !p.prefix.Addr().Is6() || p.prefix.Bits() != 16:
+			return Plan{}, fmt.Errorf("%w %s %s: must be a /16 of IPv6", ErrInvalid, p.field, p.prefix)
 		case p.prefix != p.prefix.Masked():
-			return Plan{}, fmt.Errorf("%w: %s %s: has bits set beyond its length; write %s", ErrInvalid, p.field, p.prefix, p.prefix.Masked())
+			return Plan{}, fmt.Errorf("%w %s %s: has bits set beyond its length; write %s", ErrInvalid, p.field, p.prefix, p.prefix.Masked())
 		case !uniqueLocal.Contains(p.prefix.Addr()):
-			return Plan{}, fmt.Errorf("%w: %s %s: must be inside %s", ErrInvalid, p.field, p.prefix, uniqueLocal)
+			return Plan{}, fmt.Errorf("%w %s %s: must be inside %s", ErrInvalid, p.field, p.prefix, uniqueLocal)
 		}
 	}
 	if stable == routing {
-		return Plan{}, fmt.Errorf("%w: stable and routing prefix are both %s: they must differ", ErrInvalid, stable)
+		return Plan{}, fmt.Errorf("%w: stable and routing prefix are both %s, must differ", ErrInvalid, stable)
 	}
-	return Plan{stable: firstHextet(stable.Addr()), routing: firstHextet(routing.Addr())}, nil
+	return Plan{stable: wordsOf(stable.Addr()).prefix(), routing: wordsOf(routing.Addr()).prefix()}, nil
 }
 
 // StablePrefix returns the /16 of stable addresses.
@@ -54,11 +54,6 @@ func slash16(hextet uint16) netip.Prefix {
 	return netip.PrefixFrom(words{uint64(hextet) << 48, 0}.addr(), 16)
 }
 
-func firstHextet(a netip.Addr) uint16 {
-	b := a.As16()
-	return binary.BigEndian.Uint16(b[:2])
-}
-
 // words is an address as two big-endian 64-bit halves: the arithmetic below is on these.
 type words struct{ hi, lo uint64 }
 
@@ -73,6 +68,9 @@ func (w words) addr() netip.Addr {
 	binary.BigEndian.PutUint64(b[8:], w.lo)
 	return netip.AddrFrom16(b)
 }
+
+// prefix is the first hextet.
+func (w words) prefix() uint16 { return uint16(w.hi >> 48) }
 
 // sum is the one's-complement sum of the eight hextets, as its residue 0..0xfffe. Because 2^16 is 1
 // modulo 0xffff, the residue of a 64-bit word is that of the sum of its hextets.
