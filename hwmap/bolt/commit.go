@@ -80,7 +80,7 @@ func (s *Store) write(group []*request) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	var before hwmap.Revision
+	var before head
 	committing := false
 	err := protect(func() error {
 		tx, err := s.db.Begin(true)
@@ -88,19 +88,19 @@ func (s *Store) write(group []*request) error {
 			return err
 		}
 		defer tx.Rollback() //nolint:errcheck // it has none after a commit, and bbolt's otherwise is always nil
-		if before, err = lastRevision(tx); err != nil {
+		if before, err = readHead(tx); err != nil {
 			return err
 		}
-		last := before
+		now := before
 		for _, r := range group {
-			if err := r.apply(tx, &last); err != nil {
+			if err := r.apply(tx, &now); err != nil {
 				return err
 			}
 		}
-		if last == before {
+		if now.revision == before.revision {
 			return nil
 		}
-		if err := tx.Bucket(formatBucket).Put([]byte(revisionKey), encode(revisionKey, last, nil)); err != nil {
+		if err := now.write(tx); err != nil {
 			return err
 		}
 		committing = true
@@ -117,9 +117,9 @@ func (s *Store) write(group []*request) error {
 	}
 	// bbolt writes the pages, syncs, writes the meta page, syncs. Up to the meta page nothing has happened. After it, what a
 	// reader sees is new, and whether a power loss would leave it so is unknown.
-	var now hwmap.Revision
+	var now head
 	readErr := s.view(func(tx *bbolt.Tx) (err error) {
-		now, err = lastRevision(tx)
+		now, err = readHead(tx)
 		return err
 	})
 	if readErr == nil && now == before && !errors.Is(err, hwmap.ErrCorrupt) {
@@ -130,7 +130,7 @@ func (s *Store) write(group []*request) error {
 }
 
 // apply checks the conditions and makes the writes of one transaction. The error is bbolt's; a conflict is the request's own.
-func (r *request) apply(tx *bbolt.Tx, last *hwmap.Revision) error {
+func (r *request) apply(tx *bbolt.Tx, h *head) error {
 	records, held := tx.Bucket(recordsBucket), tx.Bucket(heldBucket)
 	for _, c := range r.txn.If {
 		var now hwmap.Revision
@@ -145,32 +145,40 @@ func (r *request) apply(tx *bbolt.Tx, last *hwmap.Revision) error {
 			return nil
 		}
 	}
-	revision := *last + 1
+	revision := h.revision + 1
 	for _, w := range r.txn.Then {
 		k := []byte(w.Key)
 		if w.Value == nil && records.Get(k) == nil {
 			continue
 		}
-		var err error
-		e := hwmap.Entry{Key: w.Key, Value: bytes.Clone(w.Value), ModRevision: revision}
-		if w.Value == nil {
-			err = records.Delete(k)
-		} else {
-			err = records.Put(k, encode(string(w.Key), revision, w.Value))
+		var record, mark []byte
+		if w.Value != nil {
+			record = encode(string(w.Key), revision, w.Value)
 		}
-		if err == nil && r.held {
-			err = held.Put(k, encode(string(w.Key), revision, nil))
-		} else if err == nil {
-			err = held.Delete(k)
+		if r.held {
+			mark = encode(string(w.Key), revision, nil)
 		}
-		if err != nil {
+		if err := errors.Join(set(records, k, record, h), set(held, k, mark, h)); err != nil {
 			return err
 		}
-		r.changed = append(r.changed, e)
+		r.changed = append(r.changed, hwmap.Entry{Key: w.Key, Value: bytes.Clone(w.Value), ModRevision: revision})
 	}
 	if len(r.changed) > 0 {
-		*last = revision
+		h.revision = revision
 	}
-	r.revision = *last
+	r.revision = h.revision
 	return nil
+}
+
+// set puts v at k, or deletes k where v is nil, and keeps the sum.
+func set(b *bbolt.Bucket, k, v []byte, h *head) error {
+	old := b.Get(k)
+	if old == nil && v == nil {
+		return nil
+	}
+	h.sum += part(v) - part(old)
+	if v == nil {
+		return b.Delete(k)
+	}
+	return b.Put(k, v)
 }

@@ -42,10 +42,12 @@ func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwma
 		entries  []hwmap.Entry
 		revision hwmap.Revision
 	)
-	err := s.read(ctx, func(tx *bbolt.Tx) (err error) {
-		if revision, err = lastRevision(tx); err != nil {
+	err := s.read(ctx, func(tx *bbolt.Tx) error {
+		h, err := readHead(tx)
+		if err != nil {
 			return err
 		}
+		revision = h.revision
 		c := tx.Bucket(recordsBucket).Cursor()
 		for k, v := c.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)) && k != nil; k, v = c.Next() {
 			e, err := entry(hwmap.Key(k), v)

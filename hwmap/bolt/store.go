@@ -28,7 +28,7 @@ var (
 const (
 	versionKey  = "version"  // decimal
 	idKey       = "id"       // of this database, text
-	revisionKey = "revision" // of the last transaction; it is in the value's header, which every value has
+	revisionKey = "revision" // head
 )
 
 // Options says which file to open.
@@ -109,7 +109,7 @@ func (s *Store) format() error {
 		return errors.Join(
 			b.Put([]byte(versionKey), encode(versionKey, 0, strconv.AppendInt(nil, Format, 10))),
 			b.Put([]byte(idKey), encode(idKey, 0, []byte(s.id))),
-			b.Put([]byte(revisionKey), encode(revisionKey, 0, nil)),
+			head{}.write(tx),
 		)
 	})
 }
@@ -136,27 +136,30 @@ func (s *Store) load() error {
 			return err
 		}
 		s.id = string(id)
-		if s.tail.floor, err = lastRevision(tx); err != nil {
+		h, err := readHead(tx)
+		if err != nil {
 			return err
 		}
+		var sum uint64
 		for _, name := range [][]byte{recordsBucket, heldBucket} {
 			if b = tx.Bucket(name); b == nil {
 				return fmt.Errorf("%w: bucket %q is missing", hwmap.ErrCorrupt, name)
 			}
 			if err := b.ForEach(func(k, v []byte) error {
+				sum += part(v)
 				_, _, err := decode(string(k), v)
 				return err
 			}); err != nil {
 				return err
 			}
 		}
+		// A page that a disk acknowledged and then lost leaves an older one, which is good in itself.
+		if h.txid != uint64(tx.ID()) || h.sum != sum {
+			return fmt.Errorf("%w: a part of it is older than the rest; does the disk lose writes?", hwmap.ErrCorrupt)
+		}
+		s.tail.floor = h.revision
 		return nil
 	})
-}
-
-func lastRevision(tx *bbolt.Tx) (hwmap.Revision, error) {
-	r, _, err := decode(revisionKey, tx.Bucket(formatBucket).Get([]byte(revisionKey)))
-	return r, err
 }
 
 // ID names this database: it is random and made with the file, so another one means other records and revisions. A copy

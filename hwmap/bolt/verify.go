@@ -180,6 +180,8 @@ func (v *verifier) elements(p []byte, id uint64, first []byte) error {
 	if flags == branchPage && count == 0 || pageHeader+count*elementSize > uint64(len(p)) {
 		return corrupt("page %d has a wrong count of %d", id, count)
 	}
+	// The contents follow the elements without a gap, so that a wrong count shows.
+	next := pageHeader + count*elementSize
 	for i := range count {
 		// A leaf element is flags, offset, key size, value size (4 bytes each); a branch element is offset, key size (4 bytes
 		// each), page (8). The offset counts from the element itself.
@@ -189,9 +191,10 @@ func (v *verifier) elements(p []byte, id uint64, first []byte) error {
 		if flags == branchPage {
 			offset, keySize, valueSize = order.Uint32(e), order.Uint32(e[4:]), 0
 		}
-		from := start + uint64(offset)
-		if from+uint64(keySize)+uint64(valueSize) > uint64(len(p)) {
-			return corrupt("page %d has an element that is not inside it", id)
+		from := next
+		next += uint64(keySize) + uint64(valueSize)
+		if start+uint64(offset) != from || next > uint64(len(p)) {
+			return corrupt("page %d has an element in a wrong place", id)
 		}
 		key, value := p[from:][:keySize], p[from+uint64(keySize):][:valueSize]
 		if order := bytes.Compare(key, first); order < 0 || order == 0 && i > 0 {

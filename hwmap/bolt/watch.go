@@ -66,7 +66,7 @@ func (t *tail) since(after hwmap.Revision) ([]hwmap.Batch, <-chan struct{}, erro
 func (s *Store) Watch(ctx context.Context, prefix hwmap.Key, after hwmap.Revision, f func(hwmap.Batch) error) error {
 	// A revision that was read from the file a moment ago may be on its way to the tail: the writer lets go after that.
 	s.writing.Lock()
-	s.writing.Unlock() //nolint:staticcheck // waiting is all
+	s.writing.Unlock() //lint:ignore SA2001 waiting is all
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
