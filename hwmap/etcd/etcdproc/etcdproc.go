@@ -24,7 +24,7 @@ import (
 	"time"
 )
 
-// ErrNoBinary: bin/etcd is not there.
+// ErrNoBinary means that bin/etcd is not there.
 var ErrNoBinary = errors.New("etcd binary is missing")
 
 // Options says what to run, and where.
