@@ -9,7 +9,6 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-TOOL    := go tool -modfile=tools/go.mod
 
 TEST_TIMEOUT := 15m# for the tests of one package
 FUZZTIME     := 10s# for each fuzz test
@@ -66,7 +65,7 @@ lint-go:
 	@badly=$$("$$(go env GOROOT)/bin/gofmt" -l .); [[ -z $$badly ]] || { echo "gofmt -w" $$badly >&2; exit 1; }
 	go vet ./...
 	go -C tools vet ./...
-	$(TOOL) staticcheck ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
 	go -C tools tool staticcheck ./...
 
 lint-c: deps-lint
