@@ -224,7 +224,9 @@ func parse(s string) (netip.Addr, error) {
 		return a, nil
 	}
 	why := "is not an IPv6 address"
-	if _, err := netip.ParsePrefix(s); err == nil {
+	if s == "" {
+		why = "is empty, must be an IPv6 address"
+	} else if _, err := netip.ParsePrefix(s); err == nil {
 		why = "is a prefix, must be an address without a length"
 	}
 	return netip.Addr{}, &FieldError{s, FormInvalid, "address", why}
