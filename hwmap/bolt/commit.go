@@ -87,7 +87,7 @@ func (s *Store) write(group []*request) error {
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback() //nolint:errcheck // it has none after a commit, and bbolt's otherwise is always nil
+		defer tx.Rollback() // it has none after a commit, and bbolt's otherwise is always nil
 		if before, err = readHead(tx); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func TestDamageAnywhereIsNoticedOrHarmless(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		defer s.Close() //nolint:errcheck // it was only read
+		defer s.Close() // it was only read
 		return records(t, s), nil
 	}
 	latest, err := load(good)

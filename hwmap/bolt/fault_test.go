@@ -39,7 +39,7 @@ func writeUntilKilled(path string) error {
 	if err != nil {
 		return err
 	}
-	go s.Hold(context.Background(), "alive", []byte("x"), time.Hour) //nolint:errcheck // killed
+	go s.Hold(context.Background(), "alive", []byte("x"), time.Hour) // killed
 	for held := false; !held; {
 		e, err := s.Get(context.Background(), "alive")
 		if err != nil {
@@ -253,7 +253,7 @@ func TestFullDiskFailsTheCommitAndNoMore(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		defer s.Close() //nolint:errcheck // the test is about what is before
+		defer s.Close() // the test is about what is before
 		write := func(key, value string) error {
 			_, err := s.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: hwmap.Key(key), Value: []byte(value)}}})
 			return err

@@ -57,7 +57,7 @@ func (s *Store) writeError(caller context.Context, c call, action string, err er
 		return s.unavailable(caller, action, err)
 	}
 	if caller.Err() != nil {
-		err = errors.Join(caller.Err(), err)
+		err = caller.Err()
 	}
 	return fmt.Errorf("%s: etcd %s: %w: %w", action, s.endpoints(), hwmap.ErrInDoubt, plain(err))
 }

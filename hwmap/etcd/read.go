@@ -95,7 +95,7 @@ func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwma
 	if err != nil {
 		return nil, 0, err
 	}
-	s.listed.Store(header.GetClusterId())
+	s.listed.Store(header)
 	return entries, hwmap.Revision(header.GetRevision()), nil
 }
 

@@ -59,8 +59,8 @@ type Store struct {
 	watch  pb.WatchClient
 	log    *slog.Logger
 
-	// listed is the id of the etcd cluster that the last List read, 0 before the first.
-	listed atomic.Uint64
+	// listed is where the last List read, nil before the first.
+	listed atomic.Pointer[pb.ResponseHeader]
 
 	closeOnce sync.Once
 	closeErr  error
@@ -144,8 +144,9 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// ID names the etcd cluster: another one has other records and revisions, also where it was restored from a backup of this
-// one. Errors: hwmap.ErrUnavailable.
+// ID names the etcd cluster: another one has other records and revisions. One that was set up again with the same settings
+// may have the same id, though; what tells it is a revision, or a record, that is not what it was.
+// Errors: hwmap.ErrUnavailable.
 func (s *Store) ID(ctx context.Context) (string, error) {
 	h, err := s.header(ctx)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 const patience = time.Minute
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	server := startServer(t)
 	var n atomic.Int32
 	storetest.Run(t, func(t *testing.T) hwmap.Store {

@@ -14,9 +14,9 @@ import (
 	"ip6d/hwmap"
 )
 
-// Watch implements hwmap.Store. It goes on from a List of this Store: when the server belongs to another etcd cluster than
-// the last List read, or the cluster has not come as far as the revision, both of which mean that it was restored or
-// replaced, Watch returns hwmap.ErrCompacted, as it does for a revision that was compacted. The remedy is the same.
+// Watch implements hwmap.Store. It goes on from a List of this Store: when the etcd cluster turns out to be another one, or
+// to have gone back in time, because it was replaced or restored from a backup, Watch returns hwmap.ErrCompacted, as it does
+// for a revision that was compacted. The remedy is the same.
 //
 // A server that has stopped answering is noticed within 15 seconds, one that lost its leader by its own election timeout.
 func (s *Store) Watch(ctx context.Context, prefix hwmap.Key, after hwmap.Revision, f func(hwmap.Batch) error) error {
@@ -92,23 +92,37 @@ func (s *Store) startWatch(ctx context.Context, prefix hwmap.Key, after hwmap.Re
 	if err := s.watchEnded(resp, after); err != nil {
 		return nil, err
 	}
-	header := resp.GetHeader()
-	if listed := s.listed.Load(); listed != 0 && listed != header.GetClusterId() {
-		return nil, fmt.Errorf("%w: the etcd cluster is %016x, was %016x; it was replaced or restored from a backup",
-			hwmap.ErrCompacted, header.GetClusterId(), listed)
-	}
-	if header.GetRevision() >= int64(after) {
-		return stream, nil
-	}
-	// Either this member lags behind the others, or revisions went back in time.
-	if header, err = s.header(ctx); err != nil {
+	if err := s.sameHistory(ctx, resp.GetHeader(), after); err != nil {
 		return nil, err
 	}
-	if header.GetRevision() < int64(after) {
-		return nil, fmt.Errorf("%w: watch after %d, but etcd is only at %d; it was replaced or restored from a backup",
-			hwmap.ErrCompacted, after, header.GetRevision())
-	}
 	return stream, nil
+}
+
+// sameHistory returns hwmap.ErrCompacted when what a server says of itself does not go on from the last List. The id of a
+// cluster follows from its settings, so that one that was set up anew may have the same; but the terms of its leaders and
+// its revisions begin again.
+func (s *Store) sameHistory(ctx context.Context, now *pb.ResponseHeader, after hwmap.Revision) error {
+	const replaced = "it was replaced or restored from a backup"
+	if listed := s.listed.Load(); listed != nil {
+		if now.GetClusterId() != listed.GetClusterId() {
+			return fmt.Errorf("%w: the etcd cluster is %016x, was %016x; %s", hwmap.ErrCompacted, now.GetClusterId(), listed.GetClusterId(), replaced)
+		}
+		if now.GetRaftTerm() < listed.GetRaftTerm() {
+			return fmt.Errorf("%w: etcd is in term %d, was in %d; %s", hwmap.ErrCompacted, now.GetRaftTerm(), listed.GetRaftTerm(), replaced)
+		}
+	}
+	if now.GetRevision() >= int64(after) {
+		return nil
+	}
+	// Either this member lags behind the others, or revisions went back.
+	now, err := s.header(ctx)
+	if err != nil {
+		return err
+	}
+	if now.GetRevision() < int64(after) {
+		return fmt.Errorf("%w: watch after %d, but etcd is only at %d; %s", hwmap.ErrCompacted, after, now.GetRevision(), replaced)
+	}
+	return nil
 }
 
 // watchEnded returns why the server ended the watch, if it did.

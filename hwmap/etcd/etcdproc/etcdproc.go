@@ -141,7 +141,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		if !chosen {
 			o.Listen = freeAddress()
 		}
-		s := &Server{o: o}
+		s := &Server{o: o, output: &output{to: o.Log}}
 		err := s.Start(ctx)
 		if err == nil {
 			return s, nil
@@ -174,7 +174,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if _, err := os.Stat(s.o.Binary); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("start etcd: %w: %s; run make", ErrNoBinary, s.o.Binary)
 	}
-	s.output = &output{to: s.o.Log}
+	s.output.reset()
 	o := s.o
 	o.Log = s.output
 	r, err := start(Command(o))
@@ -267,6 +267,12 @@ func (o *output) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return o.to.Write(p)
+}
+
+func (o *output) reset() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.end = nil
 }
 
 func (o *output) String() string {
