@@ -10,7 +10,7 @@
 static __always_inline int to_stack(struct __sk_buff *skb, const struct packet *p)
 {
 	if (!write_packet(skb, p, 0))
-		return drop(DROP_TRUNCATED);
+		return drop(DROP_MALFORMED);
 	for_us(skb);
 	return TC_ACT_OK;
 }
@@ -36,7 +36,7 @@ static __always_inline int enter_stack(struct __sk_buff *skb, struct packet *p)
 		return drop(DROP_NO_STACK);
 	if (!reveal(skb, p) || !write_packet(skb, p, 0) ||
 	    !write_ethernet(skb, own.stack_mac, own.gateway_mac))
-		return drop(DROP_TRUNCATED);
+		return drop(DROP_MALFORMED);
 	return bpf_redirect(own.stack_ifindex, BPF_F_INGRESS);
 }
 
@@ -53,7 +53,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
 	}
 	if (!reveal(skb, p) || !write_packet(skb, p, spent) ||
 	    !write_ethernet(skb, machine->mac, own.gateway_mac))
-		return drop(DROP_TRUNCATED);
+		return drop(DROP_MALFORMED);
 	if (machine->enter == ENTER_PEER) {
 		for_us(skb); /* the peer's stack takes pkt_type as it is */
 		return bpf_redirect_peer(machine->ifindex, 0);
@@ -87,7 +87,7 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u3
 
 	/* redirect_neigh writes MACs of its own, but refuses a frame to a multicast MAC */
 	if (!write_packet(skb, p, 1) || !write_ethernet(skb, hop->mac, hop->source))
-		return drop(DROP_TRUNCATED);
+		return drop(DROP_MALFORMED);
 	if (bpf_ktime_get_ns() < hop->trusted_until)
 		return bpf_redirect(hop->ifindex, 0);
 

@@ -41,7 +41,7 @@ const (
 	DatapathDropReasonDROP_NO_EGRESS           DatapathDropReason = 9
 	DatapathDropReasonDROP_OTHER_NETWORK       DatapathDropReason = 10
 	DatapathDropReasonDROP_NEIGHBOUR_DISCOVERY DatapathDropReason = 11
-	DatapathDropReasonDROP_TRUNCATED           DatapathDropReason = 12
+	DatapathDropReasonDROP_MALFORMED           DatapathDropReason = 12
 	DatapathDropReasonDROP_ROUTING_HEADER      DatapathDropReason = 13
 	DatapathDropReasonDROP_EXTENSION_HEADERS   DatapathDropReason = 14
 	DatapathDropReasonDROP_INVALID_SOURCE      DatapathDropReason = 15

@@ -197,9 +197,8 @@ int from_underlay(struct __sk_buff *skb)
 	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->vlan_present ||
 	    skb->pkt_type == PACKET_OTHERHOST)
 		return NEXT;
-	refused = read_packet(skb, &p);
-	if (refused)
-		return drop(refused);
+	if (read_packet(skb, &p))
+		return NEXT; /* the stack drops it */
 
 	if (prefix(p.source) == own.stable)
 		return drop(DROP_STABLE_SOURCE);

@@ -110,7 +110,7 @@ enum drop_reason {
 	DROP_NEIGHBOUR_DISCOVERY, /* ICMPv6 133 to 137 beyond the link */
 
 	/* what cannot be read, or hides what it is */
-	DROP_TRUNCATED,		/* shorter than its headers say */
+	DROP_MALFORMED,		/* its headers contradict its length, or its protocol */
 	DROP_ROUTING_HEADER,	/* would make its receiver send it on */
 	DROP_EXTENSION_HEADERS, /* too many to look behind */
 

@@ -89,7 +89,7 @@ static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struc
 	__u32 length;
 
 	if (!ip || ip->version != 6)
-		return DROP_TRUNCATED;
+		return DROP_MALFORMED;
 	p->source = read_address(&ip->saddr);
 	p->destination = read_address(&ip->daddr);
 	p->next_header = ip->nexthdr;
@@ -97,7 +97,7 @@ static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struc
 	length = bpf_ntohs(ip->payload_len);
 	p->end = L3 + sizeof(*ip) + length;
 	if (p->end > skb->len)
-		return DROP_TRUNCATED;
+		return DROP_MALFORMED;
 	if (length == 0 && p->next_header == PROTOCOL_HOP_BY_HOP)
 		p->end = skb->len; /* the length is in a jumbo payload option (RFC 2675) */
 	return DROP_NONE;
@@ -129,7 +129,7 @@ static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct pack
 		}
 		if (offset + sizeof(header) > p->end ||
 		    bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
-			return DROP_TRUNCATED;
+			return DROP_MALFORMED;
 		switch (next) {
 		case PROTOCOL_ICMPV6:
 			p->icmpv6 = header[0];

@@ -1,0 +1,220 @@
+package nat
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"ip6d/addr"
+)
+
+// bench holds one host's programs and the reference against each other, by PROG_RUN: the programs run, but a
+// redirect is not followed.
+type bench struct {
+	namespace
+	*Datapath
+	reference *Reference
+
+	port, other, underlay, stack device
+}
+
+const underlayMTU = 1500
+
+// newBench opens a datapath for host 1 of cell 1 with empty maps. Without a stack it has no ip6d0.
+func newBench(t testing.TB, withStack bool) *bench {
+	t.Helper()
+	pins := pinDir(t)
+	b := &bench{namespace: newNamespace(t)}
+	elsewhere := newNamespace(t)
+	b.port, _ = vethPair(b.namespace, elsewhere, "port", "p0", 1500)
+	b.other, _ = vethPair(b.namespace, elsewhere, "other", "p1", 1500)
+	b.underlay, _ = vethPair(b.namespace, elsewhere, "underlay", "p2", underlayMTU)
+	b.stack, _ = vethPair(b.namespace, elsewhere, "ip6d0", "p3", 1500)
+
+	o := Options{Plan: plan, Cell: 1, Host: 1, PinDir: pins, Sizes: Sizes{Machines: 64, Moved: 64, Blocks: 64, Hosts: 64}}
+	if withStack {
+		o.Stack = b.stack.index
+	}
+	b.Datapath = b.namespace.open(o)
+	b.reference = &Reference{
+		Plan: plan, Cell: 1, Host: 1,
+		Stack: o.Stack, StackMAC: b.stack.mac, GatewayMAC: GatewayMAC(),
+		MTU: map[int]int{b.underlay.index: underlayMTU},
+	}
+	b.clear()
+	return b
+}
+
+func (b *bench) clear() {
+	b.reference.Ports = make(map[int]addr.Stable)
+	b.reference.Machines = make(map[addr.ID]Machine)
+	b.reference.Moved = make(map[addr.ID]addr.Host)
+	b.reference.Blocks = make(map[BlockID]addr.Host)
+	b.reference.Hosts = make(map[addr.Host]NextHop)
+}
+
+// load makes the kernel's maps hold what the reference's do, through the API.
+func (b *bench) load() {
+	b.t.Helper()
+	check := func(err error) {
+		if err != nil {
+			b.t.Helper()
+			b.t.Fatal(err)
+		}
+	}
+	const last = ^uint64(0)
+	for _, m := range must(b.Datapath.Machines()) {
+		check(b.DeleteMachine(m.ID, last))
+	}
+	for _, m := range must(b.MovedEntries()) {
+		check(b.DeleteMoved(m.ID, last))
+	}
+	for _, e := range must(b.Blocks()) {
+		check(b.DeleteBlock(e.Cell, e.Block))
+	}
+	for _, h := range must(b.Datapath.Hosts()) {
+		check(b.DeleteHost(h.Host))
+	}
+	b.namespace.do(func() error {
+		for ifindex, s := range b.reference.Ports {
+			if err := b.AttachPort(ifindex, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, m := range b.reference.Machines {
+		check(b.PutMachine(m))
+	}
+	for id, host := range b.reference.Moved {
+		check(b.PutMoved(Moved{ID: id, Host: host, Epoch: 1}))
+	}
+	for block, home := range b.reference.Blocks {
+		check(b.PutBlock(Block{Cell: block.Cell, Block: block.Block, Home: home}))
+	}
+	for _, h := range b.reference.Hosts {
+		check(b.PutHost(h))
+	}
+}
+
+// machine adds an entry to the reference's map.
+func (b *bench) machine(s addr.Stable, state State, host addr.Host, port Port) addr.Stable {
+	b.reference.Machines[s.ID()] = Machine{ID: s.ID(), Network: s.Network(), Epoch: 1, State: state, Host: host, Port: port}
+	return s
+}
+
+// The ways of the bench's next hops.
+const forAnHour = time.Hour
+
+func (b *bench) nextHop(host addr.Host, ifindex int, trusted time.Duration) {
+	hop := NextHop{Host: host, Ifindex: ifindex, Gateway: control(host), Source: mac(0xee)}
+	if trusted > 0 {
+		hop.MAC, hop.Trusted = mac(byte(host)), trusted
+	}
+	b.reference.Hosts[host] = hop
+}
+
+// predict asks the reference.
+func (b *bench) predict(program string, ifindex int, frame []byte) Verdict {
+	switch program {
+	case fromMachine:
+		return b.reference.FromMachine(ifindex, frame)
+	case fromUnderlay:
+		return b.reference.FromUnderlay(frame)
+	}
+	return b.reference.FromStack(frame)
+}
+
+// run asks the program. It must be called in the namespace.
+func (b *bench) run(program string, ifindex int, frame []byte) (code int32, out []byte, err error) {
+	const sizeofSkBuff, atIfindex = 192, 40 // struct __sk_buff in linux/bpf.h
+	context := make([]byte, sizeofSkBuff)
+	binary.NativeEndian.PutUint32(context[atIfindex:], uint32(ifindex))
+	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)), Context: context}
+	result, err := b.programs()[program].Run(&o)
+	return int32(result), o.DataOut, err
+}
+
+// What a program returns for each action.
+var verdictCodes = map[Action]int32{
+	Next: -1, ToStack: 0, Refuse: 2, ToPeer: 7, ToDevice: 7, ToNeighbour: 7, IntoStack: 7,
+}
+
+// compare runs program and reference on a frame, and says how they differ. It must be called in the namespace.
+func (b *bench) compare(program string, ifindex int, frame []byte) (Verdict, error) {
+	want := b.predict(program, ifindex, bytes.Clone(frame))
+	before, err := b.Drops()
+	if err != nil {
+		return want, err
+	}
+	code, out, err := b.run(program, ifindex, frame)
+	if err != nil {
+		return want, err
+	}
+	after, err := b.Drops()
+	if err != nil {
+		return want, err
+	}
+	drops := make(map[string]uint64)
+	for i := range after {
+		if n := after[i].Packets - before[i].Packets; n != 0 {
+			drops[after[i].Reason] = n
+		}
+	}
+
+	wantDrops := make(map[string]uint64)
+	if want.Action == Refuse {
+		wantDrops[want.Reason] = 1
+	}
+	switch {
+	case code != verdictCodes[want.Action] || !maps.Equal(drops, wantDrops):
+		err = fmt.Errorf("program returned %d with drops %v; reference says %v %s", code, drops, want.Action, want.Reason)
+	case want.Action != Refuse && !bytes.Equal(out, want.Frame):
+		err = fmt.Errorf("%v, but the frames differ (program, then reference):\n%s", want.Action, hexDiff(out, want.Frame))
+	}
+	if err != nil {
+		err = fmt.Errorf("%s on %d: %w\nframe:\n%s", program, ifindex, err, hexDiff(frame, frame))
+	}
+	return want, err
+}
+
+// hexDiff prints two frames line by line, lines that differ in pairs with the differing bytes in brackets.
+func hexDiff(a, b []byte) string {
+	var s strings.Builder
+	line := func(sign byte, at int, x, y []byte) {
+		fmt.Fprintf(&s, "%c %04x ", sign, at)
+		for i := at; i < min(at+16, len(x)); i++ {
+			if i < len(y) && x[i] == y[i] {
+				fmt.Fprintf(&s, " %02x ", x[i])
+			} else {
+				fmt.Fprintf(&s, "[%02x]", x[i])
+			}
+		}
+		s.WriteByte('\n')
+	}
+	for at := 0; at < max(len(a), len(b)); at += 16 {
+		x, y := a[min(at, len(a)):min(at+16, len(a))], b[min(at, len(b)):min(at+16, len(b))]
+		if bytes.Equal(x, y) {
+			line(' ', at, a, b)
+			continue
+		}
+		line('-', at, a, b)
+		line('+', at, b, a)
+	}
+	return s.String()
+}
+
+func peerPort(d device, last byte) Port {
+	return Port{Ifindex: d.index, Enter: EnterPeer, MAC: mac(last)}
+}
+
+func devicePort(d device, last byte) Port {
+	return Port{Ifindex: d.index, Enter: EnterDevice, MAC: net.HardwareAddr{0x02, 0, 0, 0, 1, last}}
+}

@@ -1,0 +1,415 @@
+package nat
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"ip6d/addr"
+)
+
+// Reference is the translation in plain Go, written to be read next to "A packet's way" in the architecture,
+// and with the arithmetic of package addr. It is what the tests hold the programs against, and can say what
+// becomes of a packet without sending one. It is not safe for concurrent use.
+type Reference struct {
+	Plan addr.Plan
+	Cell addr.Cell
+	Host addr.Host // this host
+
+	Stack      int              // ifindex of ip6d0
+	StackMAC   net.HardwareAddr // of ip6d0
+	GatewayMAC net.HardwareAddr // of every port
+
+	Ports    map[int]addr.Stable
+	Machines map[addr.ID]Machine
+	Moved    map[addr.ID]addr.Host
+	Blocks   map[BlockID]addr.Host // homes
+	Hosts    map[addr.Host]NextHop
+	MTU      map[int]int // of the underlay's devices
+}
+
+// BlockID names a block in the whole fleet.
+type BlockID struct {
+	Cell  addr.Cell
+	Block addr.Block
+}
+
+// Action is what becomes of a packet.
+type Action uint8
+
+const (
+	// Next: nothing was changed; the host's stack gets it, unless another program objects.
+	Next Action = iota
+	// ToStack: the host's stack gets it translated, and answers its source.
+	ToStack
+	// Refuse: it is dropped, and counted under Verdict.Reason.
+	Refuse
+	// ToPeer: it enters a port by redirect_peer.
+	ToPeer
+	// ToDevice: it leaves through a device, with the MACs in the frame.
+	ToDevice
+	// ToNeighbour: it leaves through a device, with MACs that the kernel finds.
+	ToNeighbour
+	// IntoStack: it comes in through ip6d0, for the host's endpoint.
+	IntoStack
+)
+
+func (a Action) String() string {
+	return [...]string{"next", "to stack", "refuse", "to peer", "to device", "to neighbour", "into stack"}[a]
+}
+
+// Verdict is what becomes of a packet.
+type Verdict struct {
+	Action  Action
+	Reason  string // Refuse: the name of the drop
+	Ifindex int    // ToPeer, ToDevice, ToNeighbour, IntoStack
+	Frame   []byte // as it is afterwards; nil for Refuse
+}
+
+// refusal is the name of a drop; empty: there is none.
+type refusal string
+
+func refuse(r refusal) Verdict { return Verdict{Action: Refuse, Reason: string(r)} }
+
+// FromMachine says what becomes of a frame that a machine sends into its port.
+func (r *Reference) FromMachine(ifindex int, frame []byte) Verdict {
+	if refused := checkEtherType(frame); refused != "" {
+		return refuse(refused)
+	}
+	p, ok := readPacket(frame)
+	if !ok {
+		return refuse("malformed")
+	}
+	port, ok := r.Ports[ifindex]
+	if !ok {
+		return refuse("unknown_port")
+	}
+	if p.isDiscovery(port) {
+		return Verdict{Action: Next, Frame: frame}
+	}
+	if p.destination.IsMulticast() {
+		return refuse("multicast")
+	}
+	if refused := r.readSent(p, port); refused != "" {
+		return refuse(refused)
+	}
+	return r.carry(p, true)
+}
+
+// FromUnderlay says what becomes of a frame that comes in from the underlay, addressed to this host's MAC.
+func (r *Reference) FromUnderlay(frame []byte) Verdict {
+	next := Verdict{Action: Next, Frame: frame}
+	if checkEtherType(frame) != "" {
+		return next
+	}
+	p, ok := readPacket(frame)
+	switch {
+	case !ok:
+		return next
+	case r.Plan.Form(p.source) == addr.FormStable:
+		return refuse("stable_source")
+	case r.Plan.Form(p.destination) == addr.FormStable:
+		return refuse("stable_destination")
+	case !r.Plan.HostPrefix(r.Host).Contains(p.destination):
+		return next
+	}
+	to, err := r.Plan.RoutingFrom(p.destination)
+	if err != nil {
+		return refuse("invalid_destination")
+	}
+	if to.Kind() == addr.KindControl {
+		return next
+	}
+	p.to, _, _ = r.Plan.Decode(to)
+
+	p.outside = true
+	if r.Plan.Form(p.source) == addr.FormRouting {
+		from, err := r.Plan.RoutingFrom(p.source)
+		if err != nil {
+			return refuse("invalid_source")
+		}
+		if from.Host() == r.Host {
+			return refuse("own_source")
+		}
+		p.cameFrom = from.Host()
+		if from.Kind() != addr.KindControl {
+			p.outside = false
+			p.from, _, _ = r.Plan.Decode(from)
+		}
+	}
+	if refused := r.readReceived(p); refused != "" {
+		return refuse(refused)
+	}
+	return r.carry(p, false)
+}
+
+// FromStack says what becomes of a frame that the host's stack sends into ip6d0.
+func (r *Reference) FromStack(frame []byte) Verdict {
+	if refused := checkEtherType(frame); refused != "" {
+		return refuse(refused)
+	}
+	p, ok := readPacket(frame)
+	if !ok {
+		return refuse("malformed")
+	}
+	if p.destination.IsMulticast() {
+		return refuse("multicast")
+	}
+	endpoint, _ := r.Plan.Endpoint(r.Cell, r.Host)
+	if r.Plan.Form(p.destination) == addr.FormStable {
+		if refused := r.readSent(p, endpoint); refused != "" {
+			return refuse(refused)
+		}
+		return r.carry(p, true)
+	}
+	if refused := r.readAnswer(p, endpoint); refused != "" {
+		return refuse(refused)
+	}
+	return r.carry(p, false)
+}
+
+// readSent checks what sender, a stable address of this host, sends.
+func (r *Reference) readSent(p *packet, sender addr.Stable) refusal {
+	if p.source != sender.Addr() {
+		return "foreign_source"
+	}
+	p.from, p.cameFrom = sender, r.Host
+	switch r.Plan.Form(p.destination) {
+	case addr.FormRouting:
+		return "routing_destination"
+	case addr.FormInvalid:
+		return "no_egress"
+	}
+	var err error
+	if p.to, err = r.Plan.StableFrom(p.destination); err != nil {
+		return "invalid_destination"
+	}
+	if !mayTalk(p.from, p.to) {
+		return "other_network"
+	}
+	if refused := p.readUpper(); refused != "" {
+		return refused
+	}
+	if p.isDiscoveryType() {
+		return "neighbour_discovery"
+	}
+	return ""
+}
+
+// readReceived checks what came for a routing address of this host.
+func (r *Reference) readReceived(p *packet) refusal {
+	if refused := p.readUpper(); refused != "" {
+		return refused
+	}
+	switch {
+	case p.isDiscoveryType():
+		return "neighbour_discovery"
+	case p.outside && !r.isAbout(p):
+		return "outside_source"
+	case !p.outside && !mayTalk(p.from, p.to):
+		return "other_network"
+	}
+	return ""
+}
+
+// readAnswer checks an ICMPv6 error of this host's stack on a packet that it was handed translated.
+func (r *Reference) readAnswer(p *packet, endpoint addr.Stable) refusal {
+	own := r.Plan.HostPrefix(r.Host)
+	if !own.Contains(p.destination) {
+		return "stack_destination"
+	}
+	to, err := r.Plan.RoutingFrom(p.destination)
+	if err != nil {
+		return "invalid_destination"
+	}
+	if to.Kind() == addr.KindControl {
+		return "control_destination"
+	}
+	p.to, _, _ = r.Plan.Decode(to)
+
+	p.cameFrom = r.Host
+	switch r.Plan.Form(p.source) {
+	case addr.FormStable:
+		if p.source != endpoint.Addr() {
+			return "foreign_source"
+		}
+		p.from = endpoint
+	case addr.FormRouting:
+		if !own.Contains(p.source) || !isControl(p.source) {
+			return "foreign_source"
+		}
+		p.outside = true
+	default:
+		p.outside = true
+	}
+	return r.readReceived(p)
+}
+
+// mayTalk: machines of different networks cannot; a host's endpoint can talk with every machine.
+func mayTalk(a, b addr.Stable) bool {
+	return a.Network() == b.Network() || a.Network() == 0 || b.Network() == 0
+}
+
+// isAbout tells an ICMPv6 error about a packet that the destination sent.
+func (r *Reference) isAbout(p *packet) bool {
+	if !p.isError() || p.fragment {
+		return false
+	}
+	embedded := p.embedded()
+	if embedded == nil {
+		return false
+	}
+	sender, ok := r.reveal(addressAt(embedded, 8))
+	return ok && sender == p.to
+}
+
+// reveal returns the stable form of an address in routing form.
+func (r *Reference) reveal(a netip.Addr) (addr.Stable, bool) {
+	routing, err := r.Plan.RoutingFrom(a)
+	if err != nil {
+		return addr.Stable{}, false
+	}
+	s, _, err := r.Plan.Decode(routing)
+	return s, err == nil
+}
+
+// carry takes a packet to where its destination is. fromHere: its sender is on this host.
+func (r *Reference) carry(p *packet, fromHere bool) Verdict {
+	if p.to.Kind() == addr.KindEndpoint {
+		if host := addr.Host(p.to.Machine()); host != r.Host {
+			return r.forward(p, host)
+		}
+		return r.enterStack(p)
+	}
+	m, ok := r.Machines[p.to.ID()]
+	if ok && m.Network != p.to.Network() {
+		return refuse("network_mismatch")
+	}
+	switch {
+	case ok && m.State == Delivering:
+		return r.deliver(p, m, fromHere)
+	case ok && m.State == Incoming && p.cameFrom == m.Host:
+		return r.deliver(p, m, false)
+	case ok: // incoming: the owner; away: where it went
+		return r.forward(p, m.Host)
+	}
+
+	believed, ok := r.Moved[p.to.ID()]
+	if !ok {
+		believed, ok = r.Blocks[BlockID{p.to.Cell(), p.to.Machine().Block()}]
+	}
+	switch {
+	case !ok || believed == r.Host:
+		return refuse("not_here")
+	case believed == p.cameFrom:
+		return refuse("loop")
+	}
+	return r.forward(p, believed)
+}
+
+func (r *Reference) deliver(p *packet, m Machine, fromHere bool) Verdict {
+	if m.Port.Ifindex == 0 {
+		return refuse("no_port")
+	}
+	if fromHere {
+		if p.hopLimit() <= 1 {
+			p.setSource(r.encode(p.from, r.Host))
+			p.setDestination(r.encode(p.to, r.Host))
+			return Verdict{Action: ToStack, Frame: p.frame}
+		}
+		p.spendHop()
+	}
+	r.revealAll(p)
+	p.setMACs(m.Port.MAC, r.GatewayMAC)
+	action := ToDevice
+	if m.Port.Enter == EnterPeer {
+		action = ToPeer
+	}
+	return Verdict{Action: action, Ifindex: m.Port.Ifindex, Frame: p.frame}
+}
+
+// revealAll gives all addresses in the packet their stable form, where they have one.
+func (r *Reference) revealAll(p *packet) {
+	if embedded := p.embedded(); p.isError() && embedded != nil {
+		for _, at := range []int{8, 24} {
+			if s, ok := r.reveal(addressAt(embedded, at)); ok {
+				putAddress(embedded, at, s.Addr())
+			}
+		}
+	}
+	if !p.outside {
+		p.setSource(p.from.Addr())
+	}
+	p.setDestination(p.to.Addr())
+}
+
+func (r *Reference) enterStack(p *packet) Verdict {
+	if p.to.Cell() != r.Cell {
+		return refuse("not_here")
+	}
+	if r.Stack == 0 {
+		return refuse("no_stack")
+	}
+	r.revealAll(p)
+	p.setMACs(r.StackMAC, r.GatewayMAC)
+	return Verdict{Action: IntoStack, Ifindex: r.Stack, Frame: p.frame}
+}
+
+// forward sends the packet to another host, under this host's id.
+func (r *Reference) forward(p *packet, host addr.Host) Verdict {
+	hop, ok := r.Hosts[host]
+	if !ok {
+		return refuse("unknown_host")
+	}
+	switch {
+	case p.outside:
+		p.setSource(r.controlWithSumOf(p.source))
+	case p.from.Kind() == addr.KindEndpoint && addr.Host(p.from.Machine()) != r.Host:
+		return refuse("endpoint_relay")
+	default:
+		p.setSource(r.encode(p.from, r.Host))
+	}
+	p.setDestination(r.encode(p.to, host))
+
+	mtu, ok := r.MTU[hop.Ifindex]
+	if !ok {
+		return refuse("no_underlay")
+	}
+	if len(p.frame)-etherLength > mtu || p.hopLimit() <= 1 {
+		return Verdict{Action: ToStack, Frame: p.frame}
+	}
+	p.spendHop()
+	if hop.MAC != nil && hop.Trusted > 0 {
+		p.setMACs(hop.MAC, hop.Source)
+		return Verdict{Action: ToDevice, Ifindex: hop.Ifindex, Frame: p.frame}
+	}
+	p.setMACs(make(net.HardwareAddr, 6), hop.Source)
+	return Verdict{Action: ToNeighbour, Ifindex: hop.Ifindex, Frame: p.frame}
+}
+
+// encode returns the routing form; s at host is known to be valid.
+func (r *Reference) encode(s addr.Stable, host addr.Host) netip.Addr {
+	routing, err := r.Plan.Encode(s, host)
+	if err != nil {
+		panic(err)
+	}
+	return routing.Addr()
+}
+
+// controlWithSumOf returns the control address of this host with the one's-complement sum of a.
+func (r *Reference) controlWithSumOf(a netip.Addr) netip.Addr {
+	prefix := r.Plan.HostPrefix(r.Host).Addr()
+	b := prefix.As16()
+	binary.BigEndian.PutUint16(b[14:], uint16((hextetSum(a)+0xffff-hextetSum(prefix))%0xffff))
+	return netip.AddrFrom16(b)
+}
+
+// hextetSum is the one's-complement sum of an address (RFC 1071 section 1), 0 to 0xfffe.
+func hextetSum(a netip.Addr) uint32 {
+	var sum uint32
+	b := a.As16()
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	return sum % 0xffff
+}
