@@ -25,3 +25,45 @@ var (
 	// ErrLocked: another process holds the database file.
 	ErrLocked = errors.New("database is in use")
 )
+
+// What a Map returns.
+var (
+	// ErrUsage: an argument is wrong in itself.
+	ErrUsage = errors.New("wrong argument")
+
+	// ErrUnknownMachine: no machine of that name or number is known to this host.
+	ErrUnknownMachine = errors.New("unknown machine")
+
+	// ErrUnknownHost: no host of that name or id is known to this host.
+	ErrUnknownHost = errors.New("unknown host")
+
+	// ErrNameTaken: a machine of that name exists in another network.
+	ErrNameTaken = errors.New("name is taken")
+
+	// ErrAttached: the machine has another port.
+	ErrAttached = errors.New("already attached")
+
+	// ErrState: the machine is not in a state in which that can be done.
+	ErrState = errors.New("not possible now")
+
+	// ErrNotReady: the target of a migration is not ready for the switchover.
+	ErrNotReady = errors.New("target is not ready")
+
+	// ErrCommitted: the switchover was committed and cannot be aborted any more.
+	ErrCommitted = errors.New("already committed")
+
+	// ErrLagging: some live hosts have not applied the switchover yet.
+	ErrLagging = errors.New("hosts have not followed yet")
+
+	// ErrStandalone: the host belongs to no fleet, so there is nowhere to migrate to.
+	ErrStandalone = errors.New("host is standalone")
+
+	// ErrClaimed: another server claimed the host id.
+	ErrClaimed = errors.New("host id is claimed by another server")
+
+	// ErrDisagree: the fleet's store was set up with other prefixes, another cell or a newer format.
+	ErrDisagree = errors.New("the fleet's store disagrees with this host's settings")
+)
+
+// errMalformed: a record cannot be read. It is logged and left alone, so that one bad record stops nothing else.
+var errMalformed = errors.New("malformed record")

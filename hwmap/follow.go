@@ -1,0 +1,278 @@
+package hwmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ip6d/addr"
+	"ip6d/nat"
+)
+
+// retryPause is how long a task waits after the store failed it.
+const retryPause = time.Second
+
+// follow keeps the kernel's maps and the cache as the fleet's map says: it lists, then watches from there. Whenever the
+// watch breaks it lists again and applies the difference; the kernel's maps are never flushed.
+func (m *Map) follow(ctx context.Context) error {
+	for {
+		err := m.followOnce(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.setFollowing(false, err)
+		if !errors.Is(err, ErrCompacted) {
+			m.Logger.Warn("store lost, going on from the cache", "error", err)
+			if err := pause(ctx, retryPause); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (m *Map) followOnce(ctx context.Context) error {
+	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
+	if err != nil {
+		return err
+	}
+	if err := m.adopt(ctx, entries, revision); err != nil {
+		return err
+	}
+	m.setFollowing(true, nil)
+	return m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
+		return m.advance(ctx, b.Entries, b.Revision)
+	})
+}
+
+func (m *Map) setFollowing(following bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fleet.following, m.fleet.err = following, err
+}
+
+// adopt takes a whole listing: what it does not have is deleted, from the view, the kernel's maps and the cache.
+func (m *Map) adopt(ctx context.Context, entries []Entry, revision Revision) error {
+	m.mu.Lock()
+	if revision < m.fleet.revision {
+		m.Logger.Error("store went back in time; was it restored from a backup?", "revision", revision, "seen", m.fleet.revision)
+	}
+	listed := make(map[Key]bool, len(entries))
+	for _, e := range entries {
+		listed[e.Key] = true
+	}
+	for _, k := range m.fleet.keys() {
+		if !listed[k] {
+			entries = append(entries, Entry{Key: k})
+		}
+	}
+	m.mu.Unlock()
+	if err := m.advance(ctx, entries, revision); err != nil {
+		return err
+	}
+	if err := m.dropStrays(); err != nil {
+		return err
+	}
+	m.unsettled.add(m.localInStates(Leaving, Switching, Incoming, Quarantined)...)
+	wish(m.appliedWanted)
+	return nil
+}
+
+// advance applies changed records: to the view and the kernel's maps, then to the cache.
+func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) error {
+	m.mu.Lock()
+	err := m.apply(entries)
+	m.fleet.revision = revision
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if m.Cache == nil {
+		return nil
+	}
+	t := Txn{Then: []Write{{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}}}
+	for _, e := range entries {
+		t.Then = append(t.Then, Write{Key: e.Key, Value: e.Value})
+	}
+	if _, err := m.Cache.Commit(ctx, t); err != nil {
+		// The kernel has it, and the next start lists anew: a stale cache costs a detour, no packet.
+		m.Logger.Error("cache not written", "error", err)
+	}
+	return nil
+}
+
+// apply brings entries into the view and the kernel's maps. The caller holds mu.
+func (m *Map) apply(entries []Entry) error {
+	var errs []error
+	hostsChanged := false
+	for _, e := range entries {
+		var err error
+		switch key := string(e.Key); {
+		case strings.HasPrefix(key, string(hostsPrefix)):
+			hostsChanged = true
+			err = m.applyHost(e)
+		case strings.HasPrefix(key, string(blocksPrefix)):
+			err = m.applyBlock(e)
+		case strings.HasPrefix(key, string(machinesPrefix)):
+			err = m.applyMachine(e)
+		default:
+			m.Logger.Warn("record of an unknown kind left alone; a newer ip6d wrote it", "key", e.Key)
+		}
+		switch {
+		case errors.Is(err, errMalformed):
+			m.Logger.Error("record left alone", "error", err)
+		case err != nil:
+			errs = append(errs, fmt.Errorf("apply %s: %w", e.Key, err))
+		}
+	}
+	if hostsChanged {
+		if err := m.Ports.SetHosts(m.otherHosts()); err != nil {
+			errs = append(errs, fmt.Errorf("set hosts: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Map) applyHost(e Entry) error {
+	n, err := e.Key.number(hostsPrefix)
+	if err != nil {
+		return err
+	}
+	h, err := optional[Host](e)
+	if err != nil {
+		return err
+	}
+	put(m.fleet.hosts, addr.Host(n), h)
+	return nil
+}
+
+func (m *Map) applyBlock(e Entry) error {
+	n, err := e.Key.number(blocksPrefix)
+	if err != nil {
+		return err
+	}
+	now, err := optional[Block](e)
+	if err != nil {
+		return err
+	}
+	block := addr.Block(n)
+	before := m.fleet.blocks[block]
+	put(m.fleet.blocks, block, now)
+	if now == nil {
+		return m.Datapath.DeleteBlock(m.Cell, block)
+	}
+	if err := m.Datapath.PutBlock(nat.Block{Cell: m.Cell, Block: block, Home: now.Home}); err != nil {
+		return err
+	}
+	m.issueFrom(*now)
+	if before.Home == now.Home {
+		return nil
+	}
+	// Who counts as moved depends on the home.
+	var errs []error
+	for number, r := range m.fleet.machines {
+		if number.Block() == block {
+			errs = append(errs, m.routeTo(number, &r, r.Epoch))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Map) applyMachine(e Entry) error {
+	n, err := e.Key.number(machinesPrefix)
+	if err != nil {
+		return err
+	}
+	now, err := optional[Machine](e)
+	if err != nil {
+		return err
+	}
+	number := addr.Machine(n)
+	before := m.fleet.machines[number]
+	put(m.fleet.machines, number, now)
+	if _, known := m.local[number]; known {
+		m.unsettled.add(number)
+	}
+	wish(m.appliedWanted)
+	epoch := before.Epoch
+	if now != nil {
+		epoch = now.Epoch
+	}
+	return m.routeTo(number, now, epoch)
+}
+
+// routeTo keeps the machine's `moved` entry: there is one while the record names a host that is not the block's home,
+// nor this one, which knows better. A delete carries the epoch, so that it cannot take the id's next user with it.
+func (m *Map) routeTo(number addr.Machine, r *Machine, epoch uint64) error {
+	if r == nil || r.Destroyed || r.Host == m.Self.ID || r.Host == m.fleet.blocks[number.Block()].Home {
+		return m.Datapath.DeleteMoved(m.id(number), epoch)
+	}
+	return m.Datapath.PutMoved(nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch})
+}
+
+// dropStrays deletes entries of the kernel's maps that the view does not have: what a crash or an older daemon left. It
+// runs only after a listing, never on the word of the cache.
+func (m *Map) dropStrays() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	moved, err := m.Datapath.MovedEntries()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range moved {
+		if r, ok := m.fleet.machines[e.ID.Machine]; !ok || e.ID.Cell != m.Cell || r.Destroyed {
+			m.Logger.Info("stray moved entry deleted", "machine", e.ID, "host", e.Host)
+			errs = append(errs, m.Datapath.DeleteMoved(e.ID, e.Epoch))
+		}
+	}
+	blocks, err := m.Datapath.Blocks()
+	if err != nil {
+		return err
+	}
+	for _, b := range blocks {
+		if _, ok := m.fleet.blocks[b.Block]; !ok || b.Cell != m.Cell {
+			m.Logger.Info("stray block deleted", "block", b.Block, "host", b.Home)
+			errs = append(errs, m.Datapath.DeleteBlock(b.Cell, b.Block))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// otherHosts returns the hosts that packets may be sent to. The caller holds mu.
+func (m *Map) otherHosts() []Host {
+	var hosts []Host
+	for id, h := range m.fleet.hosts {
+		if id != m.Self.ID && h.Underlay.IsValid() {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts
+}
+
+// restoreCache brings the fleet's map as last seen into the view and the kernel's maps. It deletes nothing.
+func (m *Map) restoreCache(ctx context.Context) error {
+	if m.Cache == nil {
+		return nil
+	}
+	entries, _, err := m.Cache.List(ctx, mapPrefix)
+	if err != nil {
+		return err
+	}
+	at, err := m.Cache.Get(ctx, revisionKey)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at[0].Value != nil {
+		n, err := strconv.ParseInt(string(at[0].Value), 10, 64)
+		if err != nil {
+			return fmt.Errorf("cached revision %q: %w", at[0].Value, err)
+		}
+		m.fleet.revision = Revision(n)
+	}
+	return m.apply(entries)
+}

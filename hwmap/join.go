@@ -1,0 +1,180 @@
+package hwmap
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"ip6d/addr"
+)
+
+// join checks that the fleet's store agrees with this host's settings, claims the host's id with its identity, and
+// leases a first block. Errors: ErrDisagree, ErrClaimed, ErrUnavailable, ErrInDoubt (start again).
+func (m *Map) join(ctx context.Context) error {
+	for {
+		err := m.joinOnce(ctx)
+		if errors.Is(err, ErrConflict) { // another host joined at the same time
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	// This host's own view starts from what it has just joined, not from an empty one.
+	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
+	if err != nil {
+		return fmt.Errorf("list the fleet's map: %w", err)
+	}
+	if err := m.adopt(ctx, entries, revision); err != nil {
+		return err
+	}
+	if m.allocator.Size() == 0 {
+		return m.leaseBlock(ctx)
+	}
+	return nil
+}
+
+func (m *Map) joinOnce(ctx context.Context) error {
+	self := hostKey(m.Self.ID)
+	e, err := m.Fleet.Get(ctx, metaKey, self)
+	if err != nil {
+		return fmt.Errorf("join the fleet: %w", err)
+	}
+	t := Txn{If: []Condition{{Key: metaKey, ModRevision: e[0].ModRevision}, {Key: self, ModRevision: e[1].ModRevision}}}
+	meta := Meta{
+		Version: FormatVersion, MinimumReader: FormatVersion,
+		Stable: m.Plan.StablePrefix(), Routing: m.Plan.RoutingPrefix(), Cell: m.Cell,
+		FirstHost: 1, LastHost: math.MaxUint32,
+	}
+	if e[0].Value == nil {
+		t.Then = append(t.Then, Write{Key: metaKey, Value: encode(meta)})
+	} else if meta, err = decode[Meta](e[0]); err != nil {
+		return err
+	}
+	if err := m.agree(meta); err != nil {
+		return err
+	}
+	m.Self.State = Joined
+	if e[1].Value != nil {
+		claimed, err := decode[Host](e[1])
+		if err != nil {
+			return err
+		}
+		if claimed.Identity != m.Self.Identity {
+			return fmt.Errorf("%w: id %d belongs to %q with identity %q, this server's is %q; give this server an id of its own",
+				ErrClaimed, m.Self.ID, claimed.Name, claimed.Identity, m.Self.Identity)
+		}
+		m.Self.State = claimed.State
+	}
+	if record := encode(m.Self); !bytes.Equal(record, e[1].Value) {
+		t.Then = append(t.Then, Write{Key: self, Value: record})
+	}
+	if len(t.Then) == 0 {
+		return nil
+	}
+	if _, err := m.Fleet.Commit(ctx, t); err != nil {
+		return fmt.Errorf("claim host id %d: %w", m.Self.ID, err)
+	}
+	return nil
+}
+
+// agree checks the store's Meta against this host's settings.
+func (m *Map) agree(meta Meta) error {
+	disagree := func(what string, theirs, ours any) error {
+		return fmt.Errorf("%w: its %s is %v, this host's is %v", ErrDisagree, what, theirs, ours)
+	}
+	switch {
+	case meta.MinimumReader > FormatVersion:
+		return fmt.Errorf("%w: its records need format %d, this ip6d reads %d; upgrade this host", ErrDisagree, meta.MinimumReader, FormatVersion)
+	case meta.Stable != m.Plan.StablePrefix():
+		return disagree("stable prefix", meta.Stable, m.Plan.StablePrefix())
+	case meta.Routing != m.Plan.RoutingPrefix():
+		return disagree("routing prefix", meta.Routing, m.Plan.RoutingPrefix())
+	case meta.Cell != m.Cell:
+		return disagree("cell", meta.Cell, m.Cell)
+	case m.Self.ID < meta.FirstHost || m.Self.ID > meta.LastHost:
+		return fmt.Errorf("%w: its host ids are %d to %d, this host's is %d", ErrDisagree, meta.FirstHost, meta.LastHost, m.Self.ID)
+	}
+	return nil
+}
+
+// aliveFor is how long a host that died still counts as live: finish waits for it as long.
+const aliveFor = 10 * time.Second
+
+// stayAlive holds the one leased key: a hint that this host lives. Losing it deletes nothing.
+func (m *Map) stayAlive(ctx context.Context) error {
+	for {
+		if err := m.Fleet.Hold(ctx, aliveKey(m.Self.ID), []byte("{}"), aliveFor); err != nil && ctx.Err() == nil {
+			m.Logger.Warn("alive key lost", "error", err)
+		}
+		if err := pause(ctx, retryPause); err != nil {
+			return err
+		}
+	}
+}
+
+// publishApplied writes which revision this host's kernel maps reflect, at most once a second and only after a
+// machine's record was applied: what finish waits for.
+func (m *Map) publishApplied(ctx context.Context) error {
+	for {
+		select {
+		case <-m.appliedWanted:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		m.mu.Lock()
+		revision := m.fleet.revision
+		m.mu.Unlock()
+		key := appliedKey(m.Self.ID)
+		if _, err := m.Fleet.Commit(ctx, Txn{Then: []Write{{Key: key, Value: encode(revision)}}}); err != nil {
+			m.Logger.Warn("applied revision not published", "revision", revision, "error", err)
+			wish(m.appliedWanted)
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// lagging returns the live hosts that have not yet applied revision.
+func (m *Map) lagging(ctx context.Context, revision Revision) ([]addr.Host, error) {
+	alive, _, err := m.Fleet.List(ctx, alivePrefix)
+	if err != nil {
+		return nil, err
+	}
+	var keys []Key
+	var hosts []addr.Host
+	for _, e := range alive {
+		n, err := e.Key.number(alivePrefix)
+		if err != nil {
+			return nil, err
+		}
+		if h := addr.Host(n); h != m.Self.ID {
+			hosts, keys = append(hosts, h), append(keys, appliedKey(h))
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	applied, err := m.Fleet.Get(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	var lagging []addr.Host
+	for i, e := range applied {
+		at := Revision(0)
+		if e.Value != nil {
+			if at, err = decode[Revision](e); err != nil {
+				return nil, err
+			}
+		}
+		if at < revision {
+			lagging = append(lagging, hosts[i])
+		}
+	}
+	return lagging, nil
+}

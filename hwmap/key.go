@@ -1,0 +1,44 @@
+package hwmap
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"ip6d/addr"
+)
+
+// The keys of the fleet's store, below its cluster. Numbers are decimal.
+const (
+	metaKey        Key = "meta"
+	mapPrefix      Key = "map/" // what every host lists and watches
+	hostsPrefix    Key = mapPrefix + "hosts/"
+	blocksPrefix   Key = mapPrefix + "blocks/"
+	machinesPrefix Key = mapPrefix + "machines/"
+	alivePrefix    Key = "alive/"
+	appliedPrefix  Key = "applied/"
+)
+
+// The keys of the truth.
+const localPrefix Key = "local/machines/"
+
+// The key of the cache that says which revision of the fleet's store its records are of.
+const revisionKey Key = "revision"
+
+func hostKey(h addr.Host) Key           { return numbered(hostsPrefix, uint32(h)) }
+func blockKey(b addr.Block) Key         { return numbered(blocksPrefix, uint32(b)) }
+func machineKey(m addr.Machine) Key     { return numbered(machinesPrefix, uint32(m)) }
+func aliveKey(h addr.Host) Key          { return numbered(alivePrefix, uint32(h)) }
+func appliedKey(h addr.Host) Key        { return numbered(appliedPrefix, uint32(h)) }
+func localKey(m addr.Machine) Key       { return numbered(localPrefix, uint32(m)) }
+func numbered(prefix Key, n uint32) Key { return prefix + Key(strconv.FormatUint(uint64(n), 10)) }
+
+// number returns the number after prefix in k.
+func (k Key) number(prefix Key) (uint32, error) {
+	digits, ok := strings.CutPrefix(string(k), string(prefix))
+	n, err := strconv.ParseUint(digits, 10, 32)
+	if !ok || err != nil || strconv.FormatUint(n, 10) != digits {
+		return 0, fmt.Errorf("%w: key %q is not %sNUMBER", errMalformed, k, prefix)
+	}
+	return uint32(n), nil
+}

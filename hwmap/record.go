@@ -1,0 +1,121 @@
+package hwmap
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ip6d/addr"
+)
+
+// FormatVersion is the version of the records in the fleet's store that this code writes.
+const FormatVersion = 1
+
+// Meta is the record about the fleet's store itself. A daemon that disagrees with it writes nothing.
+type Meta struct {
+	Version       int          `json:"version"`
+	MinimumReader int          `json:"minimum_reader"` // the lowest FormatVersion that can read the records
+	Stable        netip.Prefix `json:"stable"`
+	Routing       netip.Prefix `json:"routing"`
+	Cell          addr.Cell    `json:"cell"`
+	FirstHost     addr.Host    `json:"first_host"` // host ids of this cell, so that they stay unique when cells are joined
+	LastHost      addr.Host    `json:"last_host"`
+}
+
+// HostState is what may be done with a host.
+type HostState string
+
+// Joined is a host that takes machines. The other states of the design come with drains.
+const Joined HostState = "joined"
+
+// Host is the record of a server that runs ip6d.
+type Host struct {
+	ID       addr.Host      `json:"host"`
+	Name     string         `json:"name"`
+	Identity string         `json:"identity"` // what the id is claimed with
+	Underlay netip.Addr     `json:"underlay,omitzero"`
+	Peer     netip.AddrPort `json:"peer,omitzero"` // where its daemon answers the other hosts
+	State    HostState      `json:"state"`
+}
+
+// Block is the record of a block's lease.
+type Block struct {
+	Block      addr.Block `json:"block"`
+	Home       addr.Host  `json:"home"`
+	Epoch      uint64     `json:"epoch"`
+	EpochFloor uint64     `json:"epoch_floor,omitempty"` // ids of the block start above it
+	Frozen     bool       `json:"frozen,omitempty"`      // nothing is issued from it
+}
+
+// Machine is the record of a machine that has ever moved.
+type Machine struct {
+	Machine   addr.Machine `json:"machine"`
+	Name      string       `json:"name"`
+	Network   addr.Network `json:"network"`
+	Host      addr.Host    `json:"host"` // the owner
+	MovingTo  addr.Host    `json:"moving_to,omitempty"`
+	Epoch     uint64       `json:"epoch"`
+	Destroyed bool         `json:"destroyed,omitempty"`
+}
+
+// LocalState is what a host has to do with a machine, in its own truth.
+type LocalState string
+
+const (
+	Here        LocalState = "here"        // it is on this host
+	Leaving     LocalState = "leaving"     // here, and moving_to is about to be or has been recorded
+	Switching   LocalState = "switching"   // a switchover has begun; in doubt until its outcome is read
+	Away        LocalState = "away"        // it has left; this host forwards until finish
+	Incoming    LocalState = "incoming"    // accepted; another host owns it
+	Issued      LocalState = "issued"      // issued from a block of this home, now on another host
+	Quarantined LocalState = "quarantined" // destroyed; the id is free after Until
+	Free        LocalState = "free"        // no machine; kept for the last epoch of the id, for ever
+)
+
+// Local is the truth about one machine id on this host.
+type Local struct {
+	Machine  addr.Machine `json:"machine"`
+	Name     string       `json:"name,omitempty"`
+	Network  addr.Network `json:"network,omitempty"`
+	Epoch    uint64       `json:"epoch"` // of the ownership that State is about; Free and Quarantined: the last one
+	State    LocalState   `json:"state"`
+	Peer     addr.Host    `json:"peer,omitempty"`     // Leaving, Switching, Away: the target. Incoming: the owner
+	Port     *LocalPort   `json:"port,omitempty"`     // nil: not attached
+	Revision Revision     `json:"revision,omitempty"` // Away: of the transaction that made the target the owner
+	Until    time.Time    `json:"until,omitzero"`     // Quarantined
+}
+
+// LocalPort is the truth about a machine's port.
+type LocalPort struct {
+	PortSpec
+	Device string `json:"device"` // its name on the host
+	MAC    string `json:"mac"`
+	MTU    int    `json:"mtu"`
+}
+
+// PortSpec is what the orchestrator asked for.
+type PortSpec struct {
+	Netns        string `json:"netns,omitempty"`        // path of the machine's namespace: a veth pair is made for it
+	GuestDevice  string `json:"guest_device,omitempty"` // the name of its end there
+	Unconfigured bool   `json:"unconfigured,omitempty"` // its end gets no address and no route
+	Existing     string `json:"existing,omitempty"`     // instead: an existing device on the host
+	GuestMAC     string `json:"guest_mac,omitempty"`    // empty: derived from the machine's number
+}
+
+func encode(record any) []byte {
+	b, err := json.Marshal(record)
+	if err != nil {
+		panic(err) // the records above hold nothing that can fail
+	}
+	return b
+}
+
+// decode reads the record of e. A field that this version does not know is left alone: a newer daemon wrote it.
+func decode[T any](e Entry) (T, error) {
+	var record T
+	if err := json.Unmarshal(e.Value, &record); err != nil {
+		return record, fmt.Errorf("%w: %s at revision %d: %v", errMalformed, e.Key, e.ModRevision, err)
+	}
+	return record, nil
+}

@@ -1,0 +1,35 @@
+package hwmap
+
+import "slices"
+
+// Status is the state of a Map.
+type Status struct {
+	Self      Host
+	Following bool     // the fleet's store is being watched
+	Revision  Revision // of the store, that the kernel's maps reflect
+	StoreErr  error    // why it is not followed
+	Machines  map[LocalState]int
+	InDoubt   []string // names of machines
+	IDsFree   int      // in this host's blocks
+}
+
+// Status returns the state of the map now.
+func (m *Map) Status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := Status{
+		Self: m.Self, Following: m.fleet.following, Revision: m.fleet.revision, StoreErr: m.fleet.err,
+		Machines: make(map[LocalState]int), IDsFree: m.allocator.Free(),
+	}
+	for _, l := range m.local {
+		if !l.holdsName() && l.State != Quarantined {
+			continue
+		}
+		s.Machines[l.State]++
+		if l.State == Switching {
+			s.InDoubt = append(s.InDoubt, l.Name)
+		}
+	}
+	slices.Sort(s.InDoubt)
+	return s
+}

@@ -1,0 +1,91 @@
+package hwmap
+
+import (
+	"maps"
+	"slices"
+
+	"ip6d/addr"
+)
+
+// fleetView is the fleet's map as this host last saw it, in memory.
+type fleetView struct {
+	revision Revision // of the store
+	hosts    map[addr.Host]Host
+	blocks   map[addr.Block]Block
+	machines map[addr.Machine]Machine
+
+	following bool  // whether the store is being watched
+	err       error // why not
+}
+
+func newFleetView() fleetView {
+	return fleetView{
+		hosts:    make(map[addr.Host]Host),
+		blocks:   make(map[addr.Block]Block),
+		machines: make(map[addr.Machine]Machine),
+	}
+}
+
+// where returns the host that the fleet's map says the machine is on: its own record, else its block's home.
+func (v *fleetView) where(m addr.Machine) (addr.Host, bool) {
+	if r, ok := v.machines[m]; ok {
+		return r.Host, true
+	}
+	b, ok := v.blocks[m.Block()]
+	return b.Home, ok
+}
+
+// keys returns the key of every record in the view.
+func (v *fleetView) keys() []Key {
+	var keys []Key
+	for h := range v.hosts {
+		keys = append(keys, hostKey(h))
+	}
+	for b := range v.blocks {
+		keys = append(keys, blockKey(b))
+	}
+	for m := range v.machines {
+		keys = append(keys, machineKey(m))
+	}
+	return keys
+}
+
+// optional decodes the record of e, or returns nil where the key does not exist.
+func optional[T any](e Entry) (*T, error) {
+	if e.Value == nil {
+		return nil, nil
+	}
+	r, err := decode[T](e)
+	return &r, err
+}
+
+// put is what a view does with one record; deleted ones go.
+func put[K comparable, V any](m map[K]V, k K, v *V) {
+	if v == nil {
+		delete(m, k)
+		return
+	}
+	m[k] = *v
+}
+
+// Hosts returns the hosts of the fleet by id, and the blocks of each.
+func (m *Map) Hosts() []HostView {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	blocks := make(map[addr.Host][]addr.Block)
+	for _, b := range slices.Sorted(maps.Keys(m.fleet.blocks)) {
+		home := m.fleet.blocks[b].Home
+		blocks[home] = append(blocks[home], b)
+	}
+	var hosts []HostView
+	for _, id := range slices.Sorted(maps.Keys(m.fleet.hosts)) {
+		hosts = append(hosts, HostView{Host: m.fleet.hosts[id], Blocks: blocks[id]})
+	}
+	return hosts
+}
+
+// HostView is a host and the blocks that it is home of.
+type HostView struct {
+	Host
+	Blocks []addr.Block
+}
