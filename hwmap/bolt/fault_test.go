@@ -229,6 +229,24 @@ func TestPanicOfTheDatabaseIsCorruption(t *testing.T) {
 	}
 }
 
+// A page that the disk cannot give any more is a fault in bbolt's memory map.
+func TestFileCutUnderARunningStoreIsAnErrorAndNoCrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	s := open(t, path)
+	for i := range 20 {
+		put(t, s, fmt.Sprint(i), strings.Repeat("x", 1000))
+	}
+	if err := os.Truncate(path, int64(2*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), "7"); !errors.Is(err, hwmap.ErrUnavailable) || !errors.Is(err, hwmap.ErrCorrupt) {
+		t.Errorf("Get returned %v", err)
+	}
+	if _, err := s.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: "a", Value: []byte("1")}}}); !errors.Is(err, hwmap.ErrUnavailable) {
+		t.Errorf("Commit returned %v", err)
+	}
+}
+
 func TestFullDiskFailsTheCommitAndNoMore(t *testing.T) {
 	if os.Getuid() != 0 {
 		needRoot(t)

@@ -43,37 +43,43 @@ type meta struct {
 	txid     uint64
 }
 
+// findings is what verify learns of a good file.
+type findings struct {
+	torn        bool // only one of the two meta pages is valid, as a power loss during a write leaves it
+	pages, free int  // all, and those of them that hold nothing
+	pageSize    int
+}
+
 // verify checks the structure of a bbolt file of that size: each page is in the file and used exactly once, keys are in
-// order. The error wraps hwmap.ErrCorrupt, or is that of reading. torn: only one of the two meta pages is valid, which a
-// power loss during a write leaves; the state is then that before it.
-func verify(f io.ReaderAt, size int64) (torn bool, err error) {
+// order. The error wraps hwmap.ErrCorrupt, or is that of reading.
+func verify(f io.ReaderAt, size int64) (findings, error) {
 	v := &verifier{f: f, size: uint64(size)}
 	m0, err := v.readMeta(0)
 	if err != nil {
-		return false, err
+		return findings{}, err
 	}
 	m1, err := v.secondMeta(m0)
 	if err != nil {
-		return false, err
+		return findings{}, err
 	}
 	switch {
 	case m0 == nil && m1 == nil:
-		return false, corrupt("neither meta page is valid")
+		return findings{}, corrupt("neither meta page is valid")
 	case m0 == nil || m1 != nil && m1.txid > m0.txid:
 		v.meta = *m1
 	default:
 		v.meta = *m0
 	}
-	torn = m0 == nil || m1 == nil
 	if v.high < 2 || v.high > v.size/v.pageSize {
-		return torn, corrupt("it is truncated: %d bytes, but %d pages of %d bytes belong to it", size, v.high, v.pageSize)
+		return findings{}, corrupt("it is truncated: %d bytes, but %d pages of %d bytes belong to it", size, v.high, v.pageSize)
 	}
 	v.used = make([]bool, v.high)
 	v.used[0], v.used[1] = true, true
 	if err := v.tree(v.root, nil); err != nil {
-		return torn, err
+		return findings{}, err
 	}
-	return torn, v.free()
+	free, err := v.free()
+	return findings{torn: m0 == nil || m1 == nil, pages: len(v.used), free: free, pageSize: int(v.pageSize)}, err
 }
 
 func corrupt(format string, args ...any) error {
@@ -231,33 +237,33 @@ func (v *verifier) bucket(value []byte, id uint64) error {
 	return corrupt("page %d has a broken bucket", id)
 }
 
-// free walks the list of free pages: none is in use, and with them every page is accounted for.
-func (v *verifier) free() error {
+// free walks the list of free pages: none is in use, and with them every page is accounted for. It returns how many there are.
+func (v *verifier) free() (int, error) {
 	if v.freelist == noFreelist {
-		return nil // bbolt makes one from the pages that are not in use
+		return 0, nil // bbolt makes one from the pages that are not in use
 	}
 	p, err := v.page(v.freelist)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	ids, count := p[pageHeader:], uint64(order.Uint16(p[10:]))
 	if count == 0xffff { // the true count is too large for the header
 		count, ids = order.Uint64(ids), ids[8:]
 	}
 	if order.Uint16(p[8:]) != freelistPage || count > uint64(len(ids))/8 {
-		return corrupt("page %d is no list of free pages", v.freelist)
+		return 0, corrupt("page %d is no list of free pages", v.freelist)
 	}
 	for i := range count {
 		id := order.Uint64(ids[i*8:])
 		if id >= v.high || v.used[id] {
-			return corrupt("page %d is listed as free, but is in use", id)
+			return 0, corrupt("page %d is listed as free, but is in use", id)
 		}
 		v.used[id] = true
 	}
 	for id, used := range v.used {
 		if !used {
-			return corrupt("page %d is neither in use nor free", id)
+			return 0, corrupt("page %d is neither in use nor free", id)
 		}
 	}
-	return nil
+	return int(count), nil
 }
