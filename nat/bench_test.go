@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -27,24 +28,27 @@ type bench struct {
 
 const underlayMTU = 1500
 
-// newBench opens a datapath for host 1 of cell 1 with empty maps. Without a stack it has no ip6d0.
-func newBench(t testing.TB, withStack bool) *bench {
+// newBench opens a datapath of cell 1 with empty maps. Without a stack it has no ip6d0.
+func newBench(t testing.TB, host addr.Host, withStack bool) *bench {
 	t.Helper()
 	pins := pinDir(t)
 	b := &bench{namespace: newNamespace(t)}
 	elsewhere := newNamespace(t)
+	elsewhere.do(func() error { // it would send into the ports, which have the programs attached
+		return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+	})
 	b.port, _ = vethPair(b.namespace, elsewhere, "port", "p0", 1500)
 	b.other, _ = vethPair(b.namespace, elsewhere, "other", "p1", 1500)
 	b.underlay, _ = vethPair(b.namespace, elsewhere, "underlay", "p2", underlayMTU)
 	b.stack, _ = vethPair(b.namespace, elsewhere, "ip6d0", "p3", 1500)
 
-	o := Options{Plan: plan, Cell: 1, Host: 1, PinDir: pins, Sizes: Sizes{Machines: 64, Moved: 64, Blocks: 64, Hosts: 64}}
+	o := Options{Plan: plan, Cell: 1, Host: host, PinDir: pins, Sizes: Sizes{Machines: 64, Moved: 64, Blocks: 64, Hosts: 64}}
 	if withStack {
 		o.Stack = b.stack.index
 	}
 	b.Datapath = b.namespace.open(o)
 	b.reference = &Reference{
-		Plan: plan, Cell: 1, Host: 1,
+		Plan: plan, Cell: 1, Host: host,
 		Stack: o.Stack, StackMAC: b.stack.mac, GatewayMAC: GatewayMAC(),
 		MTU: map[int]int{b.underlay.index: underlayMTU},
 	}

@@ -326,7 +326,7 @@ func stackCases() []packetCase {
 }
 
 func TestProgramsDoWhatTheTableSays(t *testing.T) {
-	b := newBench(t, true)
+	b := newBench(t, 1, true)
 	b.settle()
 	seen := make(map[string]bool)
 	for _, program := range []struct {
@@ -351,7 +351,7 @@ func TestProgramsDoWhatTheTableSays(t *testing.T) {
 		seen["unknown_port"] = true
 	})
 	t.Run("without ip6d0", func(t *testing.T) {
-		b := newBench(t, false)
+		b := newBench(t, 1, false)
 		b.settle()
 		f := datagram(alice.Addr(), endpoint(1, 1).Addr())
 		b.expect(t, fromMachine, b.port.index, packetCase{"", f, Refuse, "no_stack"})
@@ -396,7 +396,7 @@ func checkSum(t *testing.T, before, after []byte) {
 }
 
 func TestPacketToAnotherMACIsLeftAlone(t *testing.T) {
-	b := newBench(t, true)
+	b := newBench(t, 1, true)
 	b.settle()
 	f := datagram(routing(remote, 2), routing(alice, 1))
 	f.to = mac(0xbb)
