@@ -14,5 +14,10 @@
 // that of RFC 6296 section 3.5. Given a host there is exactly one R for each S, and decoding needs
 // nothing but R itself.
 //
-// Everything here is arithmetic: no input panics, and encoding and decoding allocate nothing.
+// A Plan holds the two prefixes and does this arithmetic. Only what it has checked becomes a Stable or a Routing, so
+// that code which is handed one need not check it again; Plan.Describe takes any text and says what it is.
+// The Allocator issues machine numbers from the blocks that a host leases.
+//
+// Everything here is arithmetic: no input panics, and encoding and decoding allocate nothing. Errors about values wrap
+// ErrInvalid; those about addresses are a *FieldError.
 package addr

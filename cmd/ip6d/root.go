@@ -38,6 +38,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root := newRootCommand(c)
 	root.SetArgs(append([]string{}, args...)) // cobra takes nil for os.Args
 	command, err := root.ExecuteContextC(ctx)
+	return c.report(command, err)
+}
+
+// report writes the one line about err, if there is one, and returns the exit status that it stands for.
+func (c *cli) report(command *cobra.Command, err error) int {
 	if err == nil {
 		return exitOK
 	}
@@ -47,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		status = exitUsage
 		text += fmt.Sprintf("; see `%s --help`", command.CommandPath())
 	}
-	fmt.Fprintf(stderr, "ip6d: %s\n", text)
+	fmt.Fprintf(c.stderr, "ip6d: %s\n", text)
 	return status
 }
 
