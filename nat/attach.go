@@ -113,22 +113,27 @@ func (d *Datapath) programs() map[string]*ebpf.Program {
 	}
 }
 
-// pinPrograms pins the programs in place of an earlier process's: each is replaced in one step.
-func (d *Datapath) pinPrograms() error {
+// pinPrograms pins the programs in place of an earlier process's: each is replaced in one step. Those that it
+// pinned in nobody's place can be undone.
+func (d *Datapath) pinPrograms() (undo []func() error, err error) {
 	for name, p := range d.programs() {
 		path := filepath.Join(d.dir, programsDir, name)
 		next := path + "_next"
 		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("pin program %s: %w", name, err)
+			return undo, fmt.Errorf("pin program %s: %w", name, err)
 		}
 		if err := p.Pin(next); err != nil {
-			return fmt.Errorf("pin program %s: %w", name, err)
+			return undo, fmt.Errorf("pin program %s: %w", name, err)
 		}
+		_, statErr := os.Stat(path)
 		if err := os.Rename(next, path); err != nil {
-			return fmt.Errorf("pin program %s: %w", name, errors.Join(err, os.Remove(next)))
+			return undo, fmt.Errorf("pin program %s: %w", name, errors.Join(err, os.Remove(next)))
+		}
+		if errors.Is(statErr, fs.ErrNotExist) {
+			undo = append(undo, func() error { return os.Remove(path) })
 		}
 	}
-	return nil
+	return undo, nil
 }
 
 // updateLinks puts the new programs in the place of an earlier process's, without a gap in which a packet would

@@ -137,7 +137,9 @@ func Open(o Options) (_ *Datapath, err error) {
 	if err := d.countMovers(); err != nil {
 		return nil, err
 	}
-	if err := d.pinPrograms(); err != nil {
+	made, err = d.pinPrograms()
+	undo = append(undo, made...)
+	if err != nil {
 		return nil, err
 	}
 	if err := d.updateLinks(); err != nil {

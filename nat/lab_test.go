@@ -292,3 +292,18 @@ func transportSum(protocol byte, source, destination netip.Addr, message []byte)
 }
 
 func (d device) String() string { return fmt.Sprintf("%s (%d)", d.name, d.index) }
+
+// addVeth makes a veth pair whose first end has a number that the test chose.
+func addVeth(name, peer string, index int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = name, index
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer})
+}
+
+func deleteLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(l)
+}

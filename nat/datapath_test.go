@@ -1,0 +1,516 @@
+package nat
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+var smallSizes = Sizes{Machines: 8, Moved: 8, Blocks: 8, Hosts: 8}
+
+func options(pins string) Options {
+	return Options{Plan: plan, Cell: 1, Host: 1, PinDir: pins, Sizes: smallSizes}
+}
+
+// open opens a datapath that needs no devices.
+func open(t testing.TB, o Options) *Datapath {
+	t.Helper()
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// ok fails the test for an error.
+func ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func here(s addr.Stable, epoch uint64) Machine {
+	return Machine{ID: s.ID(), Network: s.Network(), Epoch: epoch, State: Delivering}
+}
+
+func TestStatesHaveTheSameNumbersInCAndGo(t *testing.T) {
+	spec, err := bpf.LoadDatapath()
+	ok(t, err)
+	for enum, want := range map[string]map[string]uint64{
+		"machine_state": {"STATE_DELIVERING": uint64(Delivering), "STATE_INCOMING": uint64(Incoming), "STATE_AWAY": uint64(Away)},
+		"port_enter":    {"ENTER_PEER": uint64(EnterPeer), "ENTER_DEVICE": uint64(EnterDevice)},
+	} {
+		var e *btf.Enum
+		ok(t, spec.Types.TypeByName(enum, &e))
+		got := make(map[string]uint64)
+		for _, v := range e.Values {
+			got[v.Name] = v.Value
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("enum %s is %v in C, %v in Go", enum, got, want)
+		}
+	}
+}
+
+func TestLowerEpochLoses(t *testing.T) {
+	d := open(t, options(pinDir(t)))
+	s := alice
+	ok(t, d.PutMachine(here(s, 5)))
+	ok(t, d.PutMoved(Moved{ID: s.ID(), Host: 2, Epoch: 5}))
+	for what, err := range map[string]error{
+		"PutMachine":    d.PutMachine(here(s, 4)),
+		"DeleteMachine": d.DeleteMachine(s.ID(), 4),
+		"Flip":          d.Flip(s.ID(), 2, 4),
+		"PutMoved":      d.PutMoved(Moved{ID: s.ID(), Host: 3, Epoch: 4}),
+		"DeleteMoved":   d.DeleteMoved(s.ID(), 4),
+	} {
+		if !errors.Is(err, ErrStale) {
+			t.Errorf("%s of a lower epoch: error %v, want ErrStale", what, err)
+		}
+	}
+	if m, found, err := d.Machine(s.ID()); err != nil || !found || !reflect.DeepEqual(m, here(s, 5)) {
+		t.Errorf("entry is %+v, %v, %v", m, found, err)
+	}
+	if all := must(d.MovedEntries()); len(all) != 1 || all[0].Host != 2 {
+		t.Errorf("moved is %+v", all)
+	}
+
+	ok(t, d.PutMachine(here(s, 6)))
+	ok(t, d.PutMoved(Moved{ID: s.ID(), Host: 3, Epoch: 6}))
+	ok(t, d.DeleteMachine(s.ID(), 6))
+	ok(t, d.DeleteMoved(s.ID(), 7))
+	ok(t, d.DeleteMachine(s.ID(), 1)) // there is none any more
+	ok(t, d.DeleteMoved(s.ID(), 1))
+	if _, found, _ := d.Machine(s.ID()); found {
+		t.Error("the machine's entry was not deleted")
+	}
+}
+
+func TestFlipKeepsAllButTheState(t *testing.T) {
+	d := open(t, options(pinDir(t)))
+	before := here(alice, 3)
+	before.Port = Port{Ifindex: 7, Enter: EnterPeer, MAC: mac(1)}
+	ok(t, d.PutMachine(before))
+
+	ok(t, d.Flip(alice.ID(), 2, 3))
+	want := before
+	want.State, want.Host = Away, 2
+	if got, _, err := d.Machine(alice.ID()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("entry is %+v, want %+v (%v)", got, want, err)
+	}
+	ok(t, d.Flip(alice.ID(), 2, 3)) // again changes nothing
+	if err := d.Flip(alice.ID(), 3, 3); !errors.Is(err, ErrNotFound) {
+		t.Errorf("flip of what is away to another host: %v", err)
+	}
+	if err := d.Flip(bob.ID(), 2, 3); !errors.Is(err, ErrNotFound) {
+		t.Errorf("flip without an entry: %v", err)
+	}
+
+	ok(t, d.PutMachine(before)) // the undo
+	if got, _, err := d.Machine(alice.ID()); err != nil || !reflect.DeepEqual(got, before) {
+		t.Errorf("entry is %+v, want %+v (%v)", got, before, err)
+	}
+}
+
+func TestWrongArgumentsAreRefused(t *testing.T) {
+	d := open(t, options(pinDir(t)))
+	m := func(change func(*Machine)) Machine {
+		m := here(alice, 1)
+		change(&m)
+		return m
+	}
+	hop := NextHop{Host: 2, Ifindex: 1, Gateway: internet, Source: mac(1)}
+	h := func(change func(*NextHop)) NextHop {
+		h := hop
+		change(&h)
+		return h
+	}
+	for what, err := range map[string]error{
+		"network 0":               d.PutMachine(m(func(m *Machine) { m.Network = 0 })),
+		"cell 0":                  d.PutMachine(m(func(m *Machine) { m.ID.Cell = 0 })),
+		"no state":                d.PutMachine(m(func(m *Machine) { m.State = 0 })),
+		"here, on another host":   d.PutMachine(m(func(m *Machine) { m.Host = 2 })),
+		"away, to nowhere":        d.PutMachine(m(func(m *Machine) { m.State = Away })),
+		"away, to this host":      d.PutMachine(m(func(m *Machine) { m.State, m.Host = Away, 1 })),
+		"incoming from this host": d.PutMachine(m(func(m *Machine) { m.State, m.Host = Incoming, 1 })),
+		"port without a MAC":      d.PutMachine(m(func(m *Machine) { m.Port = Port{Ifindex: 1, Enter: EnterPeer} })),
+		"port without a way in":   d.PutMachine(m(func(m *Machine) { m.Port = Port{Ifindex: 1, MAC: mac(1)} })),
+		"flip to this host":       d.Flip(alice.ID(), 1, 1),
+		"moved to host 0":         d.PutMoved(Moved{ID: alice.ID()}),
+		"moved of cell 0":         d.PutMoved(Moved{Host: 2}),
+		"block without a home":    d.PutBlock(Block{Cell: 1}),
+		"block of cell 0xffff":    d.PutBlock(Block{Cell: 0xffff, Home: 1}),
+		"block beyond the last":   d.PutBlock(Block{Cell: 1, Block: addr.MaxBlock + 1, Home: 1}),
+		"next hop to this host":   d.PutHost(h(func(h *NextHop) { h.Host = 1 })),
+		"next hop on no device":   d.PutHost(h(func(h *NextHop) { h.Ifindex = 0 })),
+		"next hop by IPv4":        d.PutHost(h(func(h *NextHop) { h.Gateway = netip.MustParseAddr("192.0.2.1") })),
+		"next hop without source": d.PutHost(h(func(h *NextHop) { h.Source = nil })),
+		"next hop to a group":     d.PutHost(h(func(h *NextHop) { h.MAC = []byte{1, 0, 0, 0, 0, 1} })),
+		"port of an endpoint":     d.AttachPort(1, endpoint(1, 1)),
+		"port without a device":   d.AttachPort(0, alice),
+	} {
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: error %v, want ErrInvalid", what, err)
+		}
+	}
+	for what, o := range map[string]func(*Options){
+		"host 0":           func(o *Options) { o.Host = 0 },
+		"cell 0":           func(o *Options) { o.Cell = 0 },
+		"relative pin dir": func(o *Options) { o.PinDir = "ip6d" },
+		"negative size":    func(o *Options) { o.Sizes.Moved = -1 },
+		"no such stack":    func(o *Options) { o.Stack = 99999 },
+		"gateway's MAC":    func(o *Options) { o.GatewayMAC = mac(1)[:5] },
+	} {
+		bad := options(filepath.Join(d.dir, "other"))
+		o(&bad)
+		if opened, err := Open(bad); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: error %v, want ErrInvalid (%v)", what, err, opened)
+		}
+	}
+}
+
+func TestFullMapNamesItsSetting(t *testing.T) {
+	o := options(pinDir(t))
+	o.Sizes = Sizes{Machines: 2, Moved: 2, Blocks: 2, Hosts: 2}
+	d := open(t, o)
+	var errs [4]error
+	for i := range 3 {
+		s := stable(5, 1, addr.Machine(i*addr.BlockSize))
+		errs = [4]error{
+			d.PutMachine(here(s, 1)),
+			d.PutMoved(Moved{ID: s.ID(), Host: 2, Epoch: 1}),
+			d.PutBlock(Block{Cell: 1, Block: s.Machine().Block(), Home: 2}),
+			d.PutHost(NextHop{Host: addr.Host(i + 2), Ifindex: 1, Gateway: internet, Source: mac(1)}),
+		}
+		for _, err := range errs {
+			if (err != nil) != (i == 2) {
+				t.Fatalf("entry %d: %v", i, err)
+			}
+		}
+	}
+	for i, setting := range []string{"sizes.machines", "sizes.moved", "sizes.blocks", "sizes.hosts"} {
+		if !errors.Is(errs[i], ErrFull) || !strings.Contains(errs[i].Error(), setting) || !strings.Contains(errs[i].Error(), "2") {
+			t.Errorf("error %q, want ErrFull with the size and %s", errs[i], setting)
+		}
+	}
+	// what is there can still change: a move must not fail for want of room
+	ok(t, d.Flip(stable(5, 1, 0).ID(), 2, 1))
+	ok(t, d.PutMoved(Moved{ID: stable(5, 1, 0).ID(), Host: 3, Epoch: 2}))
+}
+
+// movers reads the counts that the programs see.
+func movers(t *testing.T, d *Datapath) map[addr.Block]uint32 {
+	t.Helper()
+	counts := make(map[addr.Block]uint32)
+	ok(t, list(d.objects.Blocks, "blocks", func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
+		counts[addr.Block(k.Block)] = v.Movers
+	}))
+	return counts
+}
+
+func TestBlocksCountTheirMovers(t *testing.T) {
+	o := options(pinDir(t))
+	d := open(t, o)
+	expect := func(when string, want map[addr.Block]uint32) {
+		t.Helper()
+		if got := movers(t, d); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", when, got, want)
+		}
+	}
+	in1, also1, in2 := stable(5, 1, 0x101).ID(), stable(5, 1, 0x102).ID(), stable(5, 1, 0x201).ID()
+	ok(t, d.PutBlock(Block{Cell: 1, Block: 1, Home: 1}))
+	ok(t, d.PutMoved(Moved{ID: in1, Host: 2, Epoch: 1}))
+	ok(t, d.PutMoved(Moved{ID: also1, Host: 2, Epoch: 1}))
+	ok(t, d.PutMoved(Moved{ID: in2, Host: 2, Epoch: 1})) // before its block is known
+	expect("after three", map[addr.Block]uint32{1: 2})
+	ok(t, d.PutMoved(Moved{ID: in1, Host: 3, Epoch: 2}))
+	ok(t, d.PutBlock(Block{Cell: 1, Block: 1, Home: 2}))
+	ok(t, d.PutBlock(Block{Cell: 1, Block: 2, Home: 2}))
+	expect("after changes", map[addr.Block]uint32{1: 2, 2: 1})
+
+	// a crash between the two writes, and a count that is wrong in the other direction
+	ok(t, remove(d.objects.Moved, "moved", machineKey(also1)))
+	ok(t, write(d.objects.Blocks, "blocks", blockKey(1, 2), bpf.DatapathBlock{Home: 2}))
+	ok(t, d.Close())
+	d = open(t, o)
+	expect("after a restart", map[addr.Block]uint32{1: 1, 2: 1})
+	ok(t, d.DeleteMoved(in1, 2))
+	ok(t, d.DeleteMoved(in1, 2))
+	ok(t, d.DeleteMoved(in2, 1))
+	expect("after deletes", map[addr.Block]uint32{1: 0, 2: 0})
+	if n := len(d.movers); n != 0 {
+		t.Errorf("%d blocks are still counted", n)
+	}
+}
+
+func TestEntriesSurviveCloseAndOpen(t *testing.T) {
+	o := options(pinDir(t))
+	now := 100 * time.Hour
+	o.Monotonic = func() time.Duration { return now }
+	d := open(t, o)
+	machine := here(alice, 7)
+	machine.Port = Port{Ifindex: 9, Enter: EnterDevice, MAC: mac(1)}
+	movedEntry := Moved{ID: mover.ID(), Host: 3, Epoch: 2}
+	block := Block{Cell: 1, Block: 2, Home: 2}
+	trusted := NextHop{Host: 2, Ifindex: 4, Gateway: internet, MAC: mac(2), Source: mac(3), Trusted: time.Minute}
+	ok(t, d.PutMachine(machine))
+	ok(t, d.PutMoved(movedEntry))
+	ok(t, d.PutBlock(block))
+	ok(t, d.PutHost(trusted))
+	ok(t, d.Close())
+
+	d = open(t, o)
+	now += 20 * time.Second
+	trusted.Trusted -= 20 * time.Second
+	for what, pair := range map[string][2]any{
+		"machines": {must(d.Machines()), []Machine{machine}},
+		"moved":    {must(d.MovedEntries()), []Moved{movedEntry}},
+		"blocks":   {must(d.Blocks()), []Block{block}},
+		"hosts":    {must(d.Hosts()), []NextHop{trusted}},
+	} {
+		if !reflect.DeepEqual(pair[0], pair[1]) {
+			t.Errorf("%s are %+v, want %+v", what, pair[0], pair[1])
+		}
+	}
+	now += time.Hour
+	if hops := must(d.Hosts()); hops[0].MAC != nil || hops[0].Trusted != 0 {
+		t.Errorf("a MAC that is not trusted any more: %+v", hops[0])
+	}
+	ok(t, d.DeleteHost(2))
+	ok(t, d.DeleteHost(2))
+	ok(t, d.DeleteBlock(1, 2))
+	ok(t, d.DeleteBlock(1, 2))
+	if len(must(d.Hosts())) != 0 || len(must(d.Blocks())) != 0 {
+		t.Error("a deleted entry is still there")
+	}
+}
+
+func TestPinnedMapOfAnotherSizeIsRefusedWithTheWayOut(t *testing.T) {
+	o := options(pinDir(t))
+	ok(t, open(t, o).Close())
+	o.Sizes.Moved = 9
+	_, err := Open(o)
+	if !errors.Is(err, ErrLayout) {
+		t.Fatalf("error %v, want ErrLayout", err)
+	}
+	for _, part := range []string{"moved", "8", "9", "sizes.moved", o.PinDir} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not name %s", err, part)
+		}
+	}
+	ok(t, Remove(o.PinDir))
+	ok(t, open(t, o).Close())
+}
+
+func TestPinnedMapOfAnotherVersionIsRefusedWithTheWayOut(t *testing.T) {
+	o := options(pinDir(t))
+	ok(t, open(t, o).Close())
+	path := filepath.Join(o.PinDir, mapsDir, bpf.DatapathMapMachines)
+	ok(t, os.Remove(path))
+	other, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 8})
+	ok(t, err)
+	defer other.Close()
+	ok(t, other.Pin(path))
+	_, err = Open(o)
+	if !errors.Is(err, ErrLayout) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "remove "+o.PinDir) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestFailedOpenLeavesNothingBehind(t *testing.T) {
+	dir := pinDir(t)
+	o := options(filepath.Join(dir, "deep", "er"))
+	ok(t, os.MkdirAll(filepath.Join(o.PinDir, linksDir, "no link"), 0o700)) // which Open cannot make sense of
+	if _, err := Open(o); err == nil {
+		t.Fatal("opened in spite of it")
+	}
+	ok(t, os.Remove(filepath.Join(o.PinDir, linksDir, "no link")))
+	var left []string
+	ok(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			left = append(left, path)
+		}
+		return err
+	}))
+	if left != nil {
+		t.Errorf("pins left: %v", left)
+	}
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	o := options(pinDir(t))
+	n := newNamespace(t)
+	port, _ := vethPair(n, n, "port", "guest", 1500)
+	d := n.open(o)
+	n.do(func() error { return d.AttachPort(port.index, alice) })
+	ok(t, d.Remove())
+	if _, err := os.Stat(o.PinDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("pin directory: %v", err)
+	}
+	if ids := attached(t, port); len(ids) != 0 {
+		t.Errorf("programs %v are still attached", ids)
+	}
+	ok(t, Remove(o.PinDir)) // there is nothing any more
+}
+
+// attached returns the programs on a device's ingress.
+func attached(t *testing.T, d device) (ids []ebpf.ProgramID) {
+	t.Helper()
+	d.do(func() error {
+		result, err := link.QueryPrograms(link.QueryOptions{Target: d.index, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			return err
+		}
+		for _, p := range result.Programs {
+			ids = append(ids, p.ID)
+		}
+		return nil
+	})
+	return ids
+}
+
+func TestAttachingAgainUpdatesInPlace(t *testing.T) {
+	o := options(pinDir(t))
+	n := newNamespace(t)
+	port, _ := vethPair(n, n, "port", "guest", 1500)
+	underlay, _ := vethPair(n, n, "underlay", "far", 1500)
+	linkIDs := func() (ids []link.ID) {
+		for _, name := range []string{"from_machine-", "from_underlay-"} {
+			index := map[string]device{"from_machine-": port, "from_underlay-": underlay}[name].index
+			a, err := parseAttachment(name + strconv.Itoa(index))
+			ok(t, err)
+			l, err := link.LoadPinnedLink(a.path(o.PinDir), nil)
+			ok(t, err)
+			info, err := l.Info()
+			ok(t, errors.Join(err, l.Close()))
+			ids = append(ids, info.ID)
+		}
+		return ids
+	}
+	attach := func(d *Datapath, s addr.Stable) {
+		n.do(func() error { return errors.Join(d.AttachPort(port.index, s), d.AttachUnderlay(underlay.index)) })
+	}
+
+	first := n.open(o)
+	attach(first, alice)
+	attach(first, alice)
+	links, programs := linkIDs(), attached(t, port)
+	if len(programs) != 1 {
+		t.Fatalf("%d programs are attached", len(programs))
+	}
+	ok(t, first.Close())
+	if got := attached(t, port); !reflect.DeepEqual(got, programs) {
+		t.Errorf("after Close %v are attached, want %v", got, programs)
+	}
+
+	second := n.open(o) // as a new version of the daemon would
+	updated := attached(t, port)
+	if len(updated) != 1 || updated[0] == programs[0] {
+		t.Errorf("after Open %v are attached, want one other than %v", updated, programs)
+	}
+	attach(second, bob)
+	if got := linkIDs(); !reflect.DeepEqual(got, links) {
+		t.Errorf("links are %v, were %v: they were replaced", got, links)
+	}
+	want := []Attachment{{fromMachine, port.index}, {fromUnderlay, underlay.index}}
+	if got := must(second.Attachments()); !reflect.DeepEqual(got, want) {
+		t.Errorf("attachments are %v, want %v", got, want)
+	}
+	ok(t, second.DetachPort(port.index))
+	ok(t, second.DetachPort(port.index))
+	if got := attached(t, port); len(got) != 0 {
+		t.Errorf("after DetachPort %v are attached", got)
+	}
+	if _, found, err := lookup[bpf.DatapathPort](second.objects.Ports, uint32(port.index)); err != nil || found {
+		t.Errorf("after DetachPort the identity is there: %v, %v", found, err)
+	}
+}
+
+func TestDeviceThatTookTheNumberOfOneThatWentIsAttachedAnew(t *testing.T) {
+	o := options(pinDir(t))
+	n := newNamespace(t)
+	const index = 77
+	add := func() device {
+		n.do(func() error { return addVeth("port", "guest", index) })
+		return n.up("port", 1500)
+	}
+	add()
+	d := n.open(o)
+	n.do(func() error { return d.AttachPort(index, alice) })
+	n.do(func() error { return deleteLink("port") })
+	port := add()
+	if got := attached(t, port); len(got) != 0 {
+		t.Fatalf("the new device has %v already", got)
+	}
+	n.do(func() error { return d.AttachPort(index, bob) })
+	if got := attached(t, port); len(got) != 1 {
+		t.Errorf("attached: %v", got)
+	}
+
+	// and across a restart, a link to nothing is swept with its identity
+	n.do(func() error { return deleteLink("port") })
+	ok(t, d.Close())
+	d = n.open(o)
+	if all := must(d.Attachments()); len(all) != 0 {
+		t.Errorf("attachments: %v", all)
+	}
+	if _, found, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(index)); err != nil || found {
+		t.Errorf("the identity of a device that has gone is there: %v, %v", found, err)
+	}
+}
+
+func TestAttachingToNoDeviceLeavesNoIdentity(t *testing.T) {
+	d := open(t, options(pinDir(t)))
+	if err := d.AttachPort(99999, alice); err == nil {
+		t.Fatal("attached")
+	}
+	if _, found, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(99999)); err != nil || found {
+		t.Errorf("the identity is there: %v, %v", found, err)
+	}
+}
+
+func TestDatapathIsSafeForConcurrentUse(t *testing.T) {
+	d := open(t, options(pinDir(t)))
+	ok(t, d.PutBlock(Block{Cell: 1, Block: 1, Home: 2}))
+	var wg sync.WaitGroup
+	for i := range addr.Machine(6) {
+		wg.Go(func() {
+			s := stable(5, 1, 0x100+i)
+			for epoch := range uint64(50) {
+				err := errors.Join(
+					d.PutMoved(Moved{ID: s.ID(), Host: 3, Epoch: epoch}),
+					d.PutMachine(here(s, epoch)),
+					d.Flip(s.ID(), 2, epoch),
+					d.DeleteMachine(s.ID(), epoch),
+				)
+				if epoch%2 == 0 {
+					err = errors.Join(err, d.DeleteMoved(s.ID(), epoch))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := movers(t, d)[1]; got != 6 {
+		t.Errorf("block counts %d movers, %d are there", got, len(must(d.MovedEntries())))
+	}
+}

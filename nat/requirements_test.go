@@ -1,0 +1,76 @@
+package nat
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestOldKernelsAreRefusedByName(t *testing.T) {
+	for _, c := range []struct {
+		release string
+		old     bool
+	}{
+		{"6.6.0", false},
+		{"6.6.0-rc1", false},
+		{"6.18.44-cloud-amd64", false},
+		{"7.0", false},
+		{"10.1.2", false},
+		{"6.5.13", true},
+		{"6.1.0-41-amd64", true},
+		{"5.15.0", true},
+		{"4.19", true},
+		{"unheard-of", false},
+		{"", false},
+	} {
+		err := checkKernel(c.release)
+		if got := errors.Is(err, ErrKernel); got != c.old {
+			t.Errorf("release %q: error %v", c.release, err)
+		}
+		if err != nil && !(strings.Contains(err.Error(), c.release) && strings.Contains(err.Error(), "6.6")) {
+			t.Errorf("error %q should name the release and what is needed", err)
+		}
+	}
+}
+
+func TestMissingCapabilitiesAreNamed(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		has     uint64
+		missing []string
+	}{
+		{"none", 0, []string{"CAP_BPF", "CAP_NET_ADMIN"}},
+		{"root", ^uint64(0), nil},
+		{"just enough", 1<<unix.CAP_BPF | 1<<unix.CAP_NET_ADMIN, nil},
+		{"as before CAP_BPF was split off", 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN, nil},
+		{"no networking", 1 << unix.CAP_BPF, []string{"CAP_NET_ADMIN"}},
+		{"no BPF", 1 << unix.CAP_NET_ADMIN, []string{"CAP_BPF"}},
+	} {
+		err := checkCapabilities(c.has)
+		if errors.Is(err, ErrPermission) != (c.missing != nil) {
+			t.Errorf("%s: error %v", c.name, err)
+		}
+		for _, name := range c.missing {
+			if !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: error %q does not name %s", c.name, err, name)
+			}
+		}
+	}
+}
+
+func TestPinDirectoryHasToBeOnBPFFS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "bpf", "ip6d")
+	err := checkBPFFS(dir)
+	if !errors.Is(err, ErrNoBPFFS) {
+		t.Fatalf("error %v", err)
+	}
+	if way := "mount -t bpf bpf " + filepath.Dir(dir); !strings.Contains(err.Error(), way) {
+		t.Errorf("error %q does not give the way out: %s", err, way)
+	}
+	if err := checkBPFFS(pinDir(t)); err != nil {
+		t.Errorf("on a mounted one: %v", err)
+	}
+}
