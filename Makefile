@@ -13,6 +13,7 @@ VERSIONED := $(shell git rev-parse --verify HEAD >/dev/null 2>&1 && echo true ||
 TEST_TIMEOUT := 15m# for the tests of one package
 FUZZTIME     := 10s# for each fuzz test
 PACKAGES     := ./...# what test, race and fuzz look at
+NO_SKIP      := $(if $(filter true,$(CI)),-no-skip)
 
 # The Debian packages that each kind of work needs, beside go and make.
 TEST_DEPS     := iproute2 iputils-ping
@@ -46,11 +47,12 @@ demo: root build
 ## test: every test (root); with CI=true a skipped test is a failure; PACKAGES=./nat for some
 test: root deps-test build bin/testreport
 	go -C tools test ./...
-	go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/test.json | bin/testreport $(if $(filter true,$(CI)),-no-skip)
+	go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/test.json | bin/testreport $(NO_SKIP)
 
-## race: the same tests under the race detector (root, slow)
+## race: the tests of all but integration/ under the race detector (root)
+race: PACKAGES = $$(go list ./... | grep -v ^ip6d/integration)
 race: root deps-test deps-race build bin/testreport
-	go test -race -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/race.json | bin/testreport
+	go test -race -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/race.json | bin/testreport $(NO_SKIP)
 
 ## fuzz: each fuzz test for FUZZTIME
 fuzz:
