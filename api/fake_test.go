@@ -1,0 +1,148 @@
+package api
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"ip6d/addr"
+	"ip6d/hwmap"
+	"ip6d/nat"
+)
+
+// maps of a kernel, in memory.
+type fakeDatapath struct {
+	mu       sync.Mutex // guards all below
+	ports    map[int]addr.Stable
+	machines map[addr.ID]nat.Machine
+	moved    map[addr.ID]nat.Moved
+	blocks   map[addr.Block]nat.Block
+	broken   error // what PutMachine fails with
+}
+
+func newFakeDatapath() *fakeDatapath {
+	return &fakeDatapath{
+		ports: make(map[int]addr.Stable), machines: make(map[addr.ID]nat.Machine),
+		moved: make(map[addr.ID]nat.Moved), blocks: make(map[addr.Block]nat.Block),
+	}
+}
+
+// locked runs f on the maps.
+func (d *fakeDatapath) locked(f func()) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+	return nil
+}
+
+func (d *fakeDatapath) AttachPort(i int, s addr.Stable) error {
+	return d.locked(func() { d.ports[i] = s })
+}
+func (d *fakeDatapath) DetachPort(i int) error { return d.locked(func() { delete(d.ports, i) }) }
+
+func (d *fakeDatapath) PutMachine(m nat.Machine) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.broken != nil {
+		return d.broken
+	}
+	d.machines[m.ID] = m
+	return nil
+}
+
+func (d *fakeDatapath) Machine(id addr.ID) (m nat.Machine, ok bool, err error) {
+	err = d.locked(func() { m, ok = d.machines[id] })
+	return m, ok, err
+}
+
+func (d *fakeDatapath) Machines() (all []nat.Machine, err error) {
+	err = d.locked(func() { all = slices.Collect(maps.Values(d.machines)) })
+	return all, err
+}
+
+func (d *fakeDatapath) DeleteMachine(id addr.ID, epoch uint64) error {
+	return d.locked(func() {
+		if d.machines[id].Epoch <= epoch {
+			delete(d.machines, id)
+		}
+	})
+}
+
+func (d *fakeDatapath) Flip(id addr.ID, to addr.Host, epoch uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m, ok := d.machines[id]
+	if !ok || m.Epoch != epoch {
+		return errors.New("no such entry")
+	}
+	m.State, m.Host = nat.Away, to
+	d.machines[id] = m
+	return nil
+}
+
+func (d *fakeDatapath) PutMoved(m nat.Moved) error { return d.locked(func() { d.moved[m.ID] = m }) }
+
+func (d *fakeDatapath) DeleteMoved(id addr.ID, epoch uint64) error {
+	return d.locked(func() {
+		if d.moved[id].Epoch <= epoch {
+			delete(d.moved, id)
+		}
+	})
+}
+
+func (d *fakeDatapath) MovedEntries() (all []nat.Moved, err error) {
+	err = d.locked(func() { all = slices.Collect(maps.Values(d.moved)) })
+	return all, err
+}
+
+func (d *fakeDatapath) PutBlock(b nat.Block) error { return d.locked(func() { d.blocks[b.Block] = b }) }
+
+func (d *fakeDatapath) DeleteBlock(_ addr.Cell, b addr.Block) error {
+	return d.locked(func() { delete(d.blocks, b) })
+}
+
+func (d *fakeDatapath) Blocks() (all []nat.Block, err error) {
+	err = d.locked(func() { all = slices.Collect(maps.Values(d.blocks)) })
+	return all, err
+}
+
+// fakePorts makes ports that are numbers.
+type fakePorts struct {
+	mu   sync.Mutex // guards made
+	made map[string]nat.Port
+}
+
+func (p *fakePorts) Attach(s addr.Stable, spec hwmap.PortSpec) (hwmap.LocalPort, nat.Port, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	device := spec.Existing
+	if device == "" {
+		device = "ip6d" + s.ID().String()
+	}
+	port, ok := p.made[device]
+	if !ok {
+		port = nat.Port{Ifindex: len(p.made) + 10, Enter: nat.EnterPeer}
+		p.made[device] = port
+	}
+	return hwmap.LocalPort{PortSpec: spec, Device: device, MAC: "02:00:5e:10:00:01", MTU: 1500}, port, nil
+}
+
+func (p *fakePorts) Find(l hwmap.LocalPort) (nat.Port, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	port, ok := p.made[l.Device]
+	if !ok {
+		return port, errors.New("device is gone")
+	}
+	return port, nil
+}
+
+func (p *fakePorts) Detach(l hwmap.LocalPort) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.made, l.Device)
+	return nil
+}
+
+func (p *fakePorts) SetHosts([]hwmap.Host) error { return nil }

@@ -1,0 +1,90 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"ip6d/addr"
+	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/hwmap"
+)
+
+// hostServer is the HostService of a Map.
+type hostServer struct{ HandlerOptions }
+
+func (s *hostServer) ListHosts(context.Context, *connect.Request[ip6dv1.ListHostsRequest]) (*connect.Response[ip6dv1.ListHostsResponse], error) {
+	list := &ip6dv1.ListHostsResponse{}
+	for _, v := range s.Map.Hosts() {
+		list.Hosts = append(list.Hosts, s.message(v))
+	}
+	return connect.NewResponse(list), nil
+}
+
+func (s *hostServer) GetHost(_ context.Context, r *connect.Request[ip6dv1.GetHostRequest]) (*connect.Response[ip6dv1.GetHostResponse], error) {
+	// A name is never a number: the configuration refuses one.
+	id, _ := addr.ParseHost(r.Msg.Host)
+	for _, v := range s.Map.Hosts() {
+		if v.ID == id || v.Name == r.Msg.Host {
+			return connect.NewResponse(&ip6dv1.GetHostResponse{Host: s.message(v)}), nil
+		}
+	}
+	return nil, answer(fmt.Errorf("%w %q: `ip6d host list` shows those of the fleet", hwmap.ErrUnknownHost, r.Msg.Host))
+}
+
+func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {
+	now := s.Map.Status()
+	drops, err := s.Drops()
+	if err != nil {
+		return nil, answer(fmt.Errorf("read drop counters: %w", err))
+	}
+	status := &ip6dv1.GetStatusResponse{
+		Version:   s.Version,
+		Host:      s.message(hwmap.HostView{Host: now.Self}),
+		Endpoints: s.Endpoints,
+		Following: now.Following,
+		Revision:  int64(now.Revision),
+		Machines:  make(map[string]uint32),
+		InDoubt:   now.InDoubt,
+		IdsFree:   uint32(now.IDsFree),
+	}
+	for _, v := range s.Map.Hosts() {
+		if v.ID == now.Self.ID {
+			status.Host = s.message(v)
+		}
+	}
+	if now.StoreErr != nil {
+		status.StoreError = now.StoreErr.Error()
+	}
+	for state, n := range now.Machines {
+		status.Machines[string(state)] = uint32(n)
+	}
+	for _, reason := range slices.Sorted(maps.Keys(drops)) {
+		if n := drops[reason]; n > 0 {
+			status.Drops = append(status.Drops, &ip6dv1.Drop{Reason: reason, Packets: n})
+		}
+	}
+	return connect.NewResponse(status), nil
+}
+
+// message is a host as the API describes it.
+func (s *hostServer) message(v hwmap.HostView) *ip6dv1.Host {
+	h := &ip6dv1.Host{
+		Host:     uint32(v.ID),
+		Name:     v.Name,
+		Identity: v.Identity,
+		State:    string(v.State),
+		Prefix:   s.Map.Plan.HostPrefix(v.ID).String(),
+		Self:     v.ID == s.Map.Self.ID,
+	}
+	if v.Underlay.IsValid() {
+		h.Underlay = v.Underlay.String()
+	}
+	for _, b := range v.Blocks {
+		h.Blocks = append(h.Blocks, uint32(b))
+	}
+	return h
+}

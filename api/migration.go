@@ -1,0 +1,68 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"ip6d/addr"
+	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/hwmap"
+)
+
+// migrationServer is the MigrationService of a Map.
+type migrationServer struct {
+	*hwmap.Map
+	finishTimeout time.Duration
+}
+
+func (s *migrationServer) BeginMigration(ctx context.Context, r *connect.Request[ip6dv1.BeginMigrationRequest]) (*connect.Response[ip6dv1.BeginMigrationResponse], error) {
+	v, err := s.Begin(ctx, r.Msg.Name, addr.Host(r.Msg.To))
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.BeginMigrationResponse{Stable: v.Stable.String()}), nil
+}
+
+func (s *migrationServer) SwitchoverMigration(ctx context.Context, r *connect.Request[ip6dv1.SwitchoverMigrationRequest]) (*connect.Response[ip6dv1.SwitchoverMigrationResponse], error) {
+	outcome, epoch, err := s.Switchover(ctx, r.Msg.Name)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.SwitchoverMigrationResponse{Outcome: outcomeMessage(outcome), Epoch: epoch}), nil
+}
+
+func (s *migrationServer) FinishMigration(ctx context.Context, r *connect.Request[ip6dv1.FinishMigrationRequest]) (*connect.Response[ip6dv1.FinishMigrationResponse], error) {
+	patience := s.finishTimeout
+	if deadline, bounded := ctx.Deadline(); bounded {
+		// A little less than the caller's own, or he would never hear which hosts he waited for in vain.
+		left := time.Until(deadline)
+		patience = left - min(left/10, time.Second)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := s.Finish(ctx, r.Msg.Name); err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.FinishMigrationResponse{}), nil
+}
+
+func (s *migrationServer) AbortMigration(ctx context.Context, r *connect.Request[ip6dv1.AbortMigrationRequest]) (*connect.Response[ip6dv1.AbortMigrationResponse], error) {
+	if err := s.Abort(ctx, r.Msg.Name); err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.AbortMigrationResponse{}), nil
+}
+
+func outcomeMessage(o hwmap.Outcome) ip6dv1.Outcome {
+	switch o {
+	case hwmap.Committed:
+		return ip6dv1.Outcome_OUTCOME_COMMITTED
+	case hwmap.Aborted:
+		return ip6dv1.Outcome_OUTCOME_ABORTED
+	case hwmap.InDoubt:
+		return ip6dv1.Outcome_OUTCOME_IN_DOUBT
+	}
+	return ip6dv1.Outcome_OUTCOME_UNSPECIFIED
+}

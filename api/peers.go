@@ -1,0 +1,109 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"ip6d/addr"
+	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/api/ip6d/v1/ip6dv1connect"
+	"ip6d/hwmap"
+)
+
+// peerTimeout bounds one question to another host: longer than it takes to read the store and write a file on a bad day,
+// shorter than an operator's patience.
+const peerTimeout = 10 * time.Second
+
+// PeersOptions are the surroundings of Peers.
+type PeersOptions struct {
+	// Source is this host's underlay address: the other hosts answer no other. The zero Addr leaves it to the kernel.
+	Source netip.Addr
+	// Timeout bounds each question; 0: 10 s.
+	Timeout time.Duration
+}
+
+// Peers asks other hosts through their PeerService. Its errors are what the other host answered, or
+// hwmap.ErrUnavailable where it did not answer or does not know this host yet.
+type Peers struct {
+	timeout time.Duration
+	http    *http.Client
+}
+
+var _ hwmap.Peers = (*Peers)(nil)
+
+// NewPeers returns a way to ask other hosts. It connects when it is first used.
+func NewPeers(o PeersOptions) *Peers {
+	if o.Timeout == 0 {
+		o.Timeout = peerTimeout
+	}
+	dialer := &net.Dialer{Timeout: o.Timeout}
+	if o.Source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Source, 0))
+	}
+	// Connections are not kept for long: a host that went away silently would cost the next question its timeout.
+	transport := &http.Transport{DialContext: dialer.DialContext, IdleConnTimeout: 30 * time.Second}
+	return &Peers{timeout: o.Timeout, http: &http.Client{Transport: transport}}
+}
+
+// Accept asks target to accept the machine's migration.
+// Errors: hwmap.ErrState, ErrNameTaken, ErrUnavailable, and others without a meaning of their own.
+func (p *Peers) Accept(ctx context.Context, target hwmap.Host, m addr.Machine) error {
+	_, err := ask(ctx, p, target, ip6dv1connect.PeerServiceClient.AcceptMachine, &ip6dv1.AcceptMachineRequest{Machine: uint32(m)})
+	return err
+}
+
+// Check asks h what it does for the machine. Errors: hwmap.ErrUnavailable, and others without a meaning of their own.
+func (p *Peers) Check(ctx context.Context, h hwmap.Host, m addr.Machine) (hwmap.PeerView, error) {
+	r, err := ask(ctx, p, h, ip6dv1connect.PeerServiceClient.CheckMachine, &ip6dv1.CheckMachineRequest{Machine: uint32(m)})
+	if err != nil {
+		return hwmap.PeerView{}, err
+	}
+	return hwmap.PeerView{Epoch: r.Epoch, Ready: r.Ready, Delivering: r.Delivering}, nil
+}
+
+// Reread tells h to read the machine's record now. Errors: as Check.
+func (p *Peers) Reread(ctx context.Context, h hwmap.Host, m addr.Machine) error {
+	_, err := ask(ctx, p, h, ip6dv1connect.PeerServiceClient.RereadMachine, &ip6dv1.RereadMachineRequest{Machine: uint32(m)})
+	return err
+}
+
+// Close closes idle connections.
+func (p *Peers) Close() { p.http.CloseIdleConnections() }
+
+// ask puts one question to one host, in bounded time.
+func ask[Q, A any](
+	ctx context.Context, p *Peers, h hwmap.Host,
+	method func(ip6dv1connect.PeerServiceClient, context.Context, *connect.Request[Q]) (*connect.Response[A], error), question *Q,
+) (*A, error) {
+	if !h.Peer.IsValid() {
+		return nil, &remoteError{fmt.Sprintf("host %d has no address for other hosts to ask it at", h.ID), hwmap.ErrUnavailable}
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	client := ip6dv1connect.NewPeerServiceClient(p.http, "http://"+h.Peer.String(), connect.WithReadMaxBytes(maxMessage))
+	r, err := method(client, ctx, connect.NewRequest(question))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", h.Peer, notAnswered(err))
+	}
+	return r.Msg, nil
+}
+
+// notAnswered is fromAnswer for a question to a host: whether it was too slow, is unreachable or does not know this
+// host yet is all the same to the one who asks, and repeating is the way out of each.
+func notAnswered(err error) error {
+	var answered *connect.Error
+	if errors.As(err, &answered) {
+		switch answered.Code() {
+		case connect.CodeDeadlineExceeded, connect.CodePermissionDenied:
+			return &remoteError{answered.Message(), hwmap.ErrUnavailable}
+		}
+	}
+	return fromAnswer(err)
+}

@@ -1,0 +1,56 @@
+package api
+
+import (
+	"cmp"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"ip6d/api/ip6d/v1/ip6dv1connect"
+	"ip6d/hwmap"
+)
+
+// maxMessage bounds a request, in bytes. The largest that makes sense is far below it.
+const maxMessage = 1 << 20
+
+// HandlerOptions are what an orchestrator's API speaks for.
+type HandlerOptions struct {
+	Map       *hwmap.Map
+	Version   string   // of this daemon
+	Endpoints []string // of the fleet's store; none standalone
+
+	// Drops returns the number of dropped packets by reason, since the datapath's maps were made.
+	Drops func() (map[string]uint64, error)
+
+	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
+	FinishTimeout time.Duration
+}
+
+// NewHandler serves MachineService, MigrationService and HostService: what an orchestrator may do. Whoever reaches it
+// may do all of it, so it belongs on a socket that only the orchestrator can open.
+func NewHandler(o HandlerOptions) http.Handler {
+	limit := connect.WithReadMaxBytes(maxMessage)
+	mux := http.NewServeMux()
+	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit))
+	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit))
+	mux.Handle(ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit))
+	return mux
+}
+
+// NewServer returns a server of h for the listeners of a daemon. It speaks HTTP/1.1, and HTTP/2 without TLS, which gRPC
+// needs. What it has to say about connections goes to log.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	s := &http.Server{
+		Handler:           h,
+		Protocols:         new(http.Protocols),
+		ReadHeaderTimeout: 10 * time.Second, // or a caller that says nothing holds its connection for ever
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    1 << 16,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	return s
+}

@@ -1,0 +1,235 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"ip6d/addr"
+	"ip6d/api"
+)
+
+// Surroundings is what a server says about itself where the configuration does not.
+type Surroundings struct {
+	Hostname  func() (string, error) // for name
+	MachineID func() (string, error) // for identity
+}
+
+// Check returns the configuration that f means, with the defaults filled in. The error wraps ErrInvalid and tells of
+// every value that is wrong: its field, the value, and what would be right.
+func (f File) Check(s Surroundings) (Config, error) {
+	var c checker
+	checked := Config{
+		Host:       addr.Host(c.number("host", f.Host, 1<<32-1, uint64(defaultHost))),
+		Name:       c.name(f.Name, s.Hostname),
+		Identity:   c.identity(f.Identity, s.MachineID),
+		Cell:       addr.Cell(c.number("cell", f.Cell, uint64(addr.MaxCell), uint64(defaultCell))),
+		Plan:       c.plan(f.Prefixes),
+		StateDir:   c.path("state_dir", f.StateDir, DefaultStateDir),
+		Socket:     c.socket(f.Socket),
+		BPFDir:     c.path("bpf_dir", f.BPFDir, DefaultBPFDir),
+		Cluster:    c.cluster(f.Store.Cluster),
+		Quarantine: c.quarantine(f.Quarantine),
+		LogLevel:   c.logLevel(f.LogLevel),
+	}
+	for i, e := range f.Store.Endpoints {
+		checked.Endpoints = append(checked.Endpoints, c.endpoint(fmt.Sprintf("store.endpoints[%d]", i), e))
+	}
+	c.underlay(&checked, f.Underlay)
+	if !checked.Standalone() {
+		if f.Host == "" {
+			c.wrong("host", f.Host, "each host of a fleet needs a hardware id of its own, 1 to 4294967295")
+		}
+		if checked.UnderlayDevice == "" {
+			c.wrong("underlay.device", f.Underlay.Device, "a host of a fleet needs the device that leads to the other hosts, and its address there")
+		}
+	}
+	if err := errors.Join(c.errs...); err != nil {
+		return Config{}, err
+	}
+	return checked, nil
+}
+
+// checker collects what is wrong.
+type checker struct{ errs []error }
+
+func (c *checker) wrong(field, value, right string) {
+	c.errs = append(c.errs, fmt.Errorf("%w: %s %q: %s", ErrInvalid, field, value, right))
+}
+
+// number reads a number from 1 to high, in decimal or in hexadecimal after 0x.
+func (c *checker) number(field, text string, high, otherwise uint64) uint64 {
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 0, 64)
+	if err != nil || n < 1 || n > high {
+		c.wrong(field, text, fmt.Sprintf("must be a number from 1 to %d", high))
+	}
+	return n
+}
+
+// maxName is the limit of a host's name and of its identity, in bytes: a DNS name fits (RFC 1035 section 2.3.4).
+const maxName = 255
+
+func isWord(s string) bool {
+	bad := func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) }
+	return s != "" && len(s) <= maxName && !strings.ContainsFunc(s, bad)
+}
+
+func (c *checker) name(text string, hostname func() (string, error)) string {
+	if text == "" {
+		var err error
+		if text, err = hostname(); err != nil {
+			c.wrong("name", "", fmt.Sprintf("the system has no host name (%v); give one", err))
+			return ""
+		}
+	}
+	_, err := addr.ParseHost(text)
+	switch {
+	case err == nil:
+		c.wrong("name", text, "is a number, which commands would take for a host id; give a name with a letter")
+	case !isWord(text):
+		c.wrong("name", text, fmt.Sprintf("must be 1 to %d bytes of printable characters without space", maxName))
+	}
+	return text
+}
+
+func (c *checker) identity(text string, machineID func() (string, error)) string {
+	if text == "" {
+		id, err := machineID()
+		if err == nil && id == "" {
+			err = errors.New("it is empty")
+		}
+		if err != nil {
+			c.wrong("identity", "", fmt.Sprintf("the machine id does not serve as one (%v); run systemd-machine-id-setup, or give an identity that no other server has", err))
+			return ""
+		}
+		text = id
+	}
+	if !isWord(text) {
+		c.wrong("identity", text, fmt.Sprintf("must be 1 to %d bytes of printable characters without space", maxName))
+	}
+	return text
+}
+
+func (c *checker) plan(p Prefixes) addr.Plan {
+	stable, routing := addr.DefaultPlan.StablePrefix(), addr.DefaultPlan.RoutingPrefix()
+	ok := c.prefix("prefixes.stable", p.Stable, &stable) && c.prefix("prefixes.routing", p.Routing, &routing)
+	if !ok {
+		return addr.DefaultPlan
+	}
+	plan, err := addr.NewPlan(stable, routing)
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("%w: prefixes: %w", ErrInvalid, err))
+	}
+	return plan
+}
+
+func (c *checker) prefix(field, text string, p *netip.Prefix) bool {
+	if text == "" {
+		return true
+	}
+	parsed, err := netip.ParsePrefix(text)
+	if err != nil {
+		c.wrong(field, text, "must be an IPv6 prefix such as fdaa::/16")
+		return false
+	}
+	*p = parsed
+	return true
+}
+
+func (c *checker) path(field, text, otherwise string) string {
+	text = cmp.Or(text, otherwise)
+	if !filepath.IsAbs(text) || strings.ContainsRune(text, 0) {
+		c.wrong(field, text, "must be an absolute path")
+	}
+	return filepath.Clean(text)
+}
+
+// maxSocket is the longest path of a unix socket: sun_path has 108 bytes (unix(7)), of which the daemon needs a few for
+// the name under which it makes the socket.
+const maxSocket = 100
+
+func (c *checker) socket(text string) string {
+	path := c.path("socket", text, api.DefaultSocket)
+	if len(path) > maxSocket {
+		c.wrong("socket", path, fmt.Sprintf("has %d bytes, must have at most %d", len(path), maxSocket))
+	}
+	return path
+}
+
+// maxDevice is the longest name of a network device, in bytes: IFNAMSIZ without its end.
+const maxDevice = 15
+
+func (c *checker) underlay(to *Config, u Underlay) {
+	if u == (Underlay{}) {
+		return
+	}
+	if u.Device == "." || u.Device == ".." || len(u.Device) > maxDevice || !isWord(u.Device) || strings.ContainsAny(u.Device, "/:") {
+		c.wrong("underlay.device", u.Device, fmt.Sprintf("must be the name of a network device, of 1 to %d bytes", maxDevice))
+	}
+	port := c.number("underlay.port", u.Port, 1<<16-1, DefaultPort)
+	to.UnderlayDevice = u.Device
+	to.UnderlayAddress = netip.AddrPortFrom(c.underlayAddress(to, u.Address), uint16(port))
+}
+
+func (c *checker) underlayAddress(to *Config, text string) netip.Addr {
+	a, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || !a.Is6() || a.Is4In6():
+		c.wrong("underlay.address", text, "must be this host's IPv6 address on the underlay, without its length")
+	case a.Zone() != "" || !a.IsGlobalUnicast():
+		c.wrong("underlay.address", text, "must be a unicast address that the other hosts can reach, neither loopback nor link-local")
+	case to.Plan.Form(a) != addr.FormInvalid:
+		c.wrong("underlay.address", text, fmt.Sprintf("is in the %s prefix of the fleet; the underlay has addresses of its own", to.Plan.Form(a)))
+	}
+	return a
+}
+
+func (c *checker) endpoint(field, text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+		c.wrong(field, text, "must be the URL of an etcd member, such as http://[fd00::1]:2379")
+	}
+	return strings.TrimSuffix(text, "/")
+}
+
+var clusterName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+func (c *checker) cluster(text string) string {
+	text = cmp.Or(text, DefaultCluster)
+	if !clusterName.MatchString(text) {
+		c.wrong("store.cluster", text, "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or a digit")
+	}
+	return text
+}
+
+func (c *checker) quarantine(text string) time.Duration {
+	if text == "" {
+		return DefaultQuarantine
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		c.wrong("quarantine", text, "must be a duration above zero, such as 1h or 90s")
+	}
+	return d
+}
+
+func (c *checker) logLevel(text string) slog.Level {
+	levels := map[string]slog.Level{"": slog.LevelInfo, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	l, ok := levels[text]
+	if !ok {
+		c.wrong("log_level", text, "must be debug, info, warn or error")
+	}
+	return l
+}

@@ -1,0 +1,50 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"ip6d/addr"
+)
+
+// ErrInvalid is wrapped by every error about a configuration.
+var ErrInvalid = errors.New("invalid configuration")
+
+// Config is a checked configuration.
+type Config struct {
+	Host     addr.Host // the hardware id
+	Name     string
+	Identity string // what the hardware id is claimed with
+	Cell     addr.Cell
+	Plan     addr.Plan
+
+	StateDir string // absolute; host.db (the truth) and map.db (the fleet's map as last seen) are in it
+	Socket   string // absolute path of the API's unix socket
+	BPFDir   string // absolute; in a BPF file system
+
+	UnderlayDevice  string         // empty: no underlay
+	UnderlayAddress netip.AddrPort // where this host answers the others; the zero AddrPort without an underlay
+
+	Endpoints []string // URLs of the fleet's store; none: standalone
+	Cluster   string   // the fleet's name in it
+
+	Quarantine time.Duration // before the id of a destroyed machine is used again
+	LogLevel   slog.Level
+}
+
+// Standalone reports whether the host belongs to no fleet.
+func (c Config) Standalone() bool { return len(c.Endpoints) == 0 }
+
+// The defaults that are the same everywhere; a test holds packaging/ip6d.yaml to them.
+const (
+	DefaultStateDir   = "/var/lib/ip6d"
+	DefaultBPFDir     = "/sys/fs/bpf/ip6d"
+	DefaultPort       = 6446
+	DefaultCluster    = "default"
+	DefaultQuarantine = time.Hour
+
+	defaultHost addr.Host = 1 // standalone only
+	defaultCell addr.Cell = 1
+)
