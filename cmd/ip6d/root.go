@@ -71,6 +71,10 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.PersistentFlags().StringVar(&c.socket, "socket", api.DefaultSocket, "unix socket of the daemon")
 
 	root.AddCommand(
+		newMachineCommand(c),
+		newMigrateCommand(c),
+		newHostCommand(c),
+		newStatusCommand(c),
 		newAddrCommand(c),
 	)
 

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+
+	"connectrpc.com/connect"
+
+	"ip6d/api"
+)
+
+// call puts one question to the daemon on this host. Its errors are for people: the daemon's own words, or that there is
+// no daemon.
+func call[Q, A any](ctx context.Context, c *cli, method func(*api.Client) unary[Q, A], question *Q) (*A, error) {
+	client := api.NewClient(c.socket)
+	defer client.Close()
+	r, err := method(client)(ctx, connect.NewRequest(question))
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	return r.Msg, nil
+}
+
+// unary is a method of one of the API's services.
+type unary[Q, A any] = func(context.Context, *connect.Request[Q]) (*connect.Response[A], error)
+
+func (c *cli) explain(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("may not open %s: run this as root, or as a user who may write to that socket", c.socket)
+	}
+	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("no daemon answers on %s: is `ip6d serve` running? (%w)", c.socket, dial.Err)
+	}
+	if answered, ok := errors.AsType[*connect.Error](err); ok {
+		return errors.New(answered.Message())
+	}
+	return err
+}

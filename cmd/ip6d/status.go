@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ip6d/api"
+	ip6dv1 "ip6d/api/ip6d/v1"
+)
+
+// statusAnswer is the answer of `status`.
+type statusAnswer struct {
+	Version    string            `json:"version"`
+	Host       hostAnswer        `json:"host"`
+	Standalone bool              `json:"standalone"`
+	Endpoints  []string          `json:"endpoints"`
+	Following  bool              `json:"following"`
+	Revision   int64             `json:"revision"`
+	StoreError string            `json:"store_error,omitempty"`
+	Machines   map[string]uint32 `json:"machines"` // by state
+	InDoubt    []string          `json:"in_doubt"`
+	IDsFree    uint32            `json:"ids_free"`
+	Drops      map[string]uint64 `json:"drops"` // packets, by reason
+}
+
+func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
+	a := statusAnswer{
+		Version: r.Version, Host: newHostAnswer(r.Host), Standalone: len(r.Endpoints) == 0,
+		Endpoints: append([]string{}, r.Endpoints...), Following: r.Following, Revision: r.Revision,
+		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
+		IDsFree: r.IdsFree, Drops: map[string]uint64{},
+	}
+	maps.Copy(a.Machines, r.Machines)
+	for _, d := range r.Drops {
+		a.Drops[d.Reason] = d.Packets
+	}
+	return a
+}
+
+func newStatusCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the state of this host's daemon and its datapath",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.GetStatusRequest, ip6dv1.GetStatusResponse] {
+				return a.Hosts.GetStatus
+			}, &ip6dv1.GetStatusRequest{})
+			if err != nil {
+				return err
+			}
+			a := newStatusAnswer(r)
+			return c.print(a, func(t *table) {
+				t.row("version", a.Version)
+				a.Host.rows(t)
+				t.row("store", a.store())
+				t.row("machines", counted(a.Machines, func(state string, n uint32) string { return fmt.Sprintf("%d %s", n, state) }))
+				if len(a.InDoubt) > 0 {
+					t.row("in doubt", strings.Join(a.InDoubt, ", "))
+				}
+				t.row("ids free", a.IDsFree)
+				t.row("dropped", counted(a.Drops, func(reason string, n uint64) string { return fmt.Sprintf("%d %s", n, reason) }))
+			})
+		},
+	}
+}
+
+// store says in words how the host stands with the fleet's store.
+func (a statusAnswer) store() string {
+	switch endpoints := strings.Join(a.Endpoints, ", "); {
+	case a.Standalone:
+		return "none: standalone"
+	case a.Following:
+		return fmt.Sprintf("%s, followed, revision %d", endpoints, a.Revision)
+	case a.StoreError != "":
+		return fmt.Sprintf("%s, lost at revision %d: %s", endpoints, a.Revision, a.StoreError)
+	default:
+		return fmt.Sprintf("%s, not followed yet", endpoints)
+	}
+}
+
+// counted writes what was counted, ordered by name; nothing was counted: none.
+func counted[N uint32 | uint64](counts map[string]N, write func(string, N) string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, write(name, counts[name]))
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
