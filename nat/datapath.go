@@ -72,7 +72,7 @@ func Open(o Options) (_ *Datapath, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRequirements(o.PinDir); err != nil {
+	if err := CheckRequirements(o.PinDir); err != nil {
 		return nil, err
 	}
 	spec, err := bpf.LoadDatapath()

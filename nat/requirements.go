@@ -14,8 +14,9 @@ import (
 // The first kernel with TCX, whose links can be updated in place.
 const minMajor, minMinor = 6, 6
 
-// checkRequirements returns what this computer lacks: ErrKernel, ErrPermission or ErrNoBPFFS.
-func checkRequirements(pinDir string) error {
+// CheckRequirements returns what this computer lacks for a datapath that is pinned in pinDir: ErrKernel, ErrPermission
+// or ErrNoBPFFS. Open does this first; a daemon that has other things to make before asks here.
+func CheckRequirements(pinDir string) error {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return fmt.Errorf("read the kernel's release: %w", err)
