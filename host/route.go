@@ -1,0 +1,82 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// RouteProtocol marks routes and neighbours as ip6d's, so that nothing else is ever deleted; `ip -6 route show proto
+// 105` lists the routes. It is in no list of the numbers in use (rtnetlink(7), /etc/iproute2/rt_protos).
+const RouteProtocol = 105
+
+// routeMetric is a metric that nothing else uses: a route of another with the same destination is left alone, and
+// ours is preferred to it (the kernel's default is 1024).
+const routeMetric = 105
+
+// route is a route of ip6d's, in the main table.
+type route struct {
+	ifindex int
+	gateway netip.Addr // the zero Addr: none, the destination is on the device
+}
+
+// routes lists ip6d's routes by destination.
+func (k *kernel) routes() (map[netip.Prefix]route, error) {
+	all, err := dump("routes", func() ([]netlink.Route, error) {
+		return k.RouteListFiltered(unix.AF_INET6, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+	})
+	if err != nil {
+		return nil, err
+	}
+	routes := make(map[netip.Prefix]route)
+	for _, r := range all {
+		routes[prefixOf(r.Dst)] = route{ifindex: r.LinkIndex, gateway: addressOf(r.Gw)}
+	}
+	return routes, nil
+}
+
+// putRoute adds the route, in place of one of ip6d's to the same destination.
+func (k *kernel) putRoute(to netip.Prefix, r route) error {
+	n := netlink.Route{Dst: ipNet(to), LinkIndex: r.ifindex, Protocol: RouteProtocol, Priority: routeMetric}
+	if r.gateway.IsValid() {
+		n.Gw = r.gateway.AsSlice()
+	}
+	if err := k.RouteReplace(&n); err != nil {
+		return fmt.Errorf("add route to %s: %w", to, err)
+	}
+	return nil
+}
+
+func (k *kernel) deleteRoute(to netip.Prefix) error {
+	err := k.RouteDel(&netlink.Route{Dst: ipNet(to), Protocol: RouteProtocol, Priority: routeMetric})
+	if err != nil && !errors.Is(err, unix.ESRCH) { // it has just gone
+		return fmt.Errorf("delete route to %s: %w", to, err)
+	}
+	return nil
+}
+
+// stackRoutes are those into ip6d0: what this host owns of the routing prefix, and all stable addresses.
+func (a *Agent) stackRoutes() []netip.Prefix {
+	return []netip.Prefix{a.Plan.HostPrefix(a.Host), a.Plan.StablePrefix()}
+}
+
+// ensureStackRoutes adds those that are missing. The caller holds mu.
+func (a *Agent) ensureStackRoutes() error {
+	now, err := a.kernel.routes()
+	if err != nil {
+		return err
+	}
+	want := route{ifindex: a.stack.Ifindex}
+	for _, to := range a.stackRoutes() {
+		if now[to] == want {
+			continue
+		}
+		if err := a.kernel.putRoute(to, want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
