@@ -5,6 +5,13 @@
 
 #define BLOCK_SHIFT 8 /* 256 machines in a block */
 
+/* The way a packet came into the datapath; a constant in each program. */
+enum way {
+	FROM_MACHINE,
+	FROM_UNDERLAY,
+	FROM_STACK,
+};
+
 /* to_stack hands the translated packet to the host's stack, which answers its source: Packet Too Big, or
  * Time Exceeded. The hop limit is left for it to find. */
 static __always_inline int to_stack(struct __sk_buff *skb, const struct packet *p)
@@ -42,8 +49,11 @@ static __always_inline int enter_stack(struct __sk_buff *skb, struct packet *p)
 
 /* deliver puts the packet into the machine's port. */
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
-				   const struct machine *machine, __u8 spent)
+				   const struct machine *machine, enum way way)
 {
+	/* only the sender's own host counts as a hop; a host that delivers is none */
+	__u8 spent = way == FROM_MACHINE;
+
 	if (!machine->ifindex)
 		return drop(DROP_NO_PORT);
 	if (spent && p->hop_limit <= 1) {
@@ -62,8 +72,10 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
 }
 
 /* forward sends the packet to another host, in routing form and under this host's id. */
-static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u32 host)
+static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u32 host,
+				   enum way way)
 {
+	__u8 spent = way != FROM_STACK; /* there this host is no router, but the sender */
 	struct next_hop *hop = bpf_map_lookup_elem(&hosts, &host);
 	__u32 mtu = 0; /* 0: of the packet as it is */
 	long size;
@@ -82,11 +94,13 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u3
 	size = bpf_check_mtu(skb, hop->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
 	if (size < 0)
 		return drop(DROP_NO_UNDERLAY);
-	if (size != BPF_MTU_CHK_RET_SUCCESS || p->hop_limit <= 1)
+	if (size != BPF_MTU_CHK_RET_SUCCESS && way == FROM_STACK)
+		return drop(DROP_TOO_BIG); /* ip6d0 has another MTU than the underlay */
+	if (size != BPF_MTU_CHK_RET_SUCCESS || (spent && p->hop_limit <= 1))
 		return to_stack(skb, p);
 
 	/* redirect_neigh writes MACs of its own, but refuses a frame to a multicast MAC */
-	if (!write_packet(skb, p, 1) || !write_ethernet(skb, hop->mac, hop->source))
+	if (!write_packet(skb, p, spent) || !write_ethernet(skb, hop->mac, hop->source))
 		return drop(DROP_MALFORMED);
 	if (bpf_ktime_get_ns() < hop->trusted_until)
 		return bpf_redirect(hop->ifindex, 0);
@@ -166,9 +180,8 @@ static __always_inline enum drop_reason locate(const struct packet *p, struct ma
 	return *host == p->from.host ? DROP_LOOP : DROP_NONE;
 }
 
-/* carry takes a packet to where its destination is. spent is 1 where this host is the sender's own: the hop
- * limit falls there, and at each host that forwards. p->from.host is where the packet came from. */
-static __always_inline int carry(struct __sk_buff *skb, struct packet *p, __u8 spent)
+/* carry takes a packet to where its destination is. p->from.host is the host that it came from. */
+static __always_inline int carry(struct __sk_buff *skb, struct packet *p, enum way way)
 {
 	struct machine machine = {};
 	enum drop_reason refused;
@@ -178,8 +191,8 @@ static __always_inline int carry(struct __sk_buff *skb, struct packet *p, __u8 s
 	if (refused)
 		return drop(refused);
 	if (machine.state == STATE_DELIVERING)
-		return deliver(skb, p, &machine, spent);
+		return deliver(skb, p, &machine, way);
 	if (p->to.network == 0 && host == own.host)
 		return enter_stack(skb, p);
-	return forward(skb, p, host);
+	return forward(skb, p, host, way);
 }

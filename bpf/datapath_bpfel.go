@@ -60,7 +60,9 @@ const (
 	DatapathDropReasonDROP_ENDPOINT_RELAY      DatapathDropReason = 28
 	DatapathDropReasonDROP_UNKNOWN_HOST        DatapathDropReason = 29
 	DatapathDropReasonDROP_NO_UNDERLAY         DatapathDropReason = 30
-	DatapathDropReasonDROP_REASONS             DatapathDropReason = 31
+	DatapathDropReasonDROP_TOO_BIG             DatapathDropReason = 31
+	DatapathDropReasonDROP_FORWARDED           DatapathDropReason = 32
+	DatapathDropReasonDROP_REASONS             DatapathDropReason = 33
 )
 
 type DatapathMachine struct {
@@ -123,16 +125,17 @@ type DatapathSettings struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DatapathMapBlocks        = "blocks"
-	DatapathMapDrops         = "drops"
-	DatapathMapHosts         = "hosts"
-	DatapathMapMachines      = "machines"
-	DatapathMapMoved         = "moved"
-	DatapathMapPorts         = "ports"
-	DatapathProgFromMachine  = "from_machine"
-	DatapathProgFromStack    = "from_stack"
-	DatapathProgFromUnderlay = "from_underlay"
-	DatapathVarOwn           = "own"
+	DatapathMapBlocks         = "blocks"
+	DatapathMapDrops          = "drops"
+	DatapathMapHosts          = "hosts"
+	DatapathMapMachines       = "machines"
+	DatapathMapMoved          = "moved"
+	DatapathMapPorts          = "ports"
+	DatapathProgFromElsewhere = "from_elsewhere"
+	DatapathProgFromMachine   = "from_machine"
+	DatapathProgFromStack     = "from_stack"
+	DatapathProgFromUnderlay  = "from_underlay"
+	DatapathVarOwn            = "own"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -177,9 +180,10 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
-	FromMachine  *ebpf.ProgramSpec `ebpf:"from_machine"`
-	FromStack    *ebpf.ProgramSpec `ebpf:"from_stack"`
-	FromUnderlay *ebpf.ProgramSpec `ebpf:"from_underlay"`
+	FromElsewhere *ebpf.ProgramSpec `ebpf:"from_elsewhere"`
+	FromMachine   *ebpf.ProgramSpec `ebpf:"from_machine"`
+	FromStack     *ebpf.ProgramSpec `ebpf:"from_stack"`
+	FromUnderlay  *ebpf.ProgramSpec `ebpf:"from_underlay"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -251,13 +255,15 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
-	FromMachine  *ebpf.Program `ebpf:"from_machine"`
-	FromStack    *ebpf.Program `ebpf:"from_stack"`
-	FromUnderlay *ebpf.Program `ebpf:"from_underlay"`
+	FromElsewhere *ebpf.Program `ebpf:"from_elsewhere"`
+	FromMachine   *ebpf.Program `ebpf:"from_machine"`
+	FromStack     *ebpf.Program `ebpf:"from_stack"`
+	FromUnderlay  *ebpf.Program `ebpf:"from_underlay"`
 }
 
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
+		p.FromElsewhere,
 		p.FromMachine,
 		p.FromStack,
 		p.FromUnderlay,

@@ -5,8 +5,9 @@
  *	from_machine	ingress of a machine's port
  *	from_underlay	ingress of the underlay's device
  *	from_stack	ingress of ip6d0's peer: what the host's own stack sends into ip6d0
+ *	from_elsewhere	egress of ip6d0: only refuses what the host forwards there for others
  *
- * Each reads the packet, refuses by name what it does not carry, and leaves the rest to carry(). */
+ * Each of the first three reads the packet, refuses by name what it does not carry, and leaves the rest to carry(). */
 
 #include "carry.h"
 
@@ -184,7 +185,7 @@ int from_machine(struct __sk_buff *skb)
 	refused = read_sent(skb, &p, port->stable);
 	if (refused)
 		return drop(refused);
-	return carry(skb, &p, 1);
+	return carry(skb, &p, FROM_MACHINE);
 }
 
 SEC("tcx/ingress")
@@ -221,7 +222,7 @@ int from_underlay(struct __sk_buff *skb)
 	refused = read_received(skb, &p);
 	if (refused)
 		return drop(refused);
-	return carry(skb, &p, 0);
+	return carry(skb, &p, FROM_UNDERLAY);
 }
 
 SEC("tcx/ingress")
@@ -231,7 +232,6 @@ int from_stack(struct __sk_buff *skb)
 		stable_address((struct numbers){.machine = own.host, .cell = own.cell});
 	struct packet p = {};
 	enum drop_reason refused;
-	__u8 spent = 0;
 
 	refused = ether_type(skb->protocol);
 	if (refused)
@@ -242,15 +242,21 @@ int from_stack(struct __sk_buff *skb)
 	if (is_multicast(p.destination))
 		return drop(DROP_MULTICAST);
 
-	if (prefix(p.destination) == own.stable) {
+	if (prefix(p.destination) == own.stable)
 		refused = read_sent(skb, &p, endpoint);
-		spent = 1;
-	} else {
+	else
 		refused = read_answer(skb, &p, endpoint);
-	}
 	if (refused)
 		return drop(refused);
-	return carry(skb, &p, spent);
+	return carry(skb, &p, FROM_STACK);
+}
+
+/* Whoever could have this host forward a packet into ip6d0 could speak as its endpoint, and so to every
+ * network. What this host sends itself came in through no device. */
+SEC("tcx/egress")
+int from_elsewhere(struct __sk_buff *skb)
+{
+	return skb->ingress_ifindex ? drop(DROP_FORWARDED) : NEXT;
 }
 
 char _license[] SEC("license") = "GPL";

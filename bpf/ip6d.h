@@ -117,12 +117,12 @@ enum drop_reason {
 	/* addresses */
 	DROP_INVALID_SOURCE,
 	DROP_INVALID_DESTINATION,
-	DROP_STABLE_SOURCE,	 /* on the underlay */
-	DROP_STABLE_DESTINATION, /* on the underlay */
-	DROP_OWN_SOURCE,	 /* on the underlay, and claims to come from this host */
-	DROP_OUTSIDE_SOURCE, /* neither of a machine nor an error about what its receiver sent */
+	DROP_STABLE_SOURCE,	  /* on the underlay */
+	DROP_STABLE_DESTINATION,  /* on the underlay */
+	DROP_OWN_SOURCE,	  /* on the underlay, in this host's name */
+	DROP_OUTSIDE_SOURCE,	  /* not of the fleet, and no error about what its receiver sent */
 	DROP_CONTROL_DESTINATION, /* no local address, and led back to ip6d0 */
-	DROP_STACK_DESTINATION, /* the host's stack sent it into ip6d0, where it does not belong */
+	DROP_STACK_DESTINATION,	  /* nothing that belongs into ip6d0 */
 
 	/* where to */
 	DROP_NETWORK_MISMATCH, /* the machine's entry is of another network than the address */
@@ -130,9 +130,11 @@ enum drop_reason {
 	DROP_NO_STACK,	       /* for this host's endpoint, without ip6d0 */
 	DROP_NOT_HERE,	       /* and no other place to go */
 	DROP_LOOP,	       /* believed to be where it came from */
-	DROP_ENDPOINT_RELAY, /* an endpoint's packet would have to be forwarded under another host's id */
-	DROP_UNKNOWN_HOST, /* not in `hosts` */
-	DROP_NO_UNDERLAY,  /* the device to that host has gone */
+	DROP_ENDPOINT_RELAY,   /* an endpoint's, to be forwarded under another host's id */
+	DROP_UNKNOWN_HOST,     /* not in `hosts` */
+	DROP_NO_UNDERLAY,      /* the device to that host has gone */
+	DROP_TOO_BIG,	       /* the host's own, for the underlay */
+	DROP_FORWARDED,	       /* into ip6d0, from another device of this host */
 
 	DROP_REASONS, /* how many there are */
 };

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,17 +69,22 @@ func (d *Datapath) DetachUnderlay(ifindex int) error {
 	return d.detach(fromUnderlay, ifindex)
 }
 
-// AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives. Doing it again
-// updates.
-func (d *Datapath) AttachStack(ifindex int) error {
+// AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives; and to ip6d0
+// itself (Options.Stack), so that it carries nothing that the host forwards for others. Doing it again updates.
+func (d *Datapath) AttachStack(peer int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.attach(fromStack, ifindex)
+	if d.stack != 0 {
+		if err := d.attach(fromElsewhere, d.stack); err != nil {
+			return err
+		}
+	}
+	return d.attach(fromStack, peer)
 }
 
 // Attachment is a program on a device.
 type Attachment struct {
-	Program string // from_machine, from_underlay or from_stack
+	Program string // from_machine, from_underlay, from_stack or from_elsewhere
 	Ifindex int
 }
 
@@ -100,16 +106,18 @@ func (d *Datapath) Attachments() ([]Attachment, error) {
 }
 
 const (
-	fromMachine  = bpf.DatapathProgFromMachine
-	fromUnderlay = bpf.DatapathProgFromUnderlay
-	fromStack    = bpf.DatapathProgFromStack
+	fromMachine   = bpf.DatapathProgFromMachine
+	fromUnderlay  = bpf.DatapathProgFromUnderlay
+	fromStack     = bpf.DatapathProgFromStack
+	fromElsewhere = bpf.DatapathProgFromElsewhere
 )
 
 func (d *Datapath) programs() map[string]*ebpf.Program {
 	return map[string]*ebpf.Program{
-		fromMachine:  d.objects.FromMachine,
-		fromUnderlay: d.objects.FromUnderlay,
-		fromStack:    d.objects.FromStack,
+		fromMachine:   d.objects.FromMachine,
+		fromUnderlay:  d.objects.FromUnderlay,
+		fromStack:     d.objects.FromStack,
+		fromElsewhere: d.objects.FromElsewhere,
 	}
 }
 
@@ -162,11 +170,15 @@ func (d *Datapath) attach(program string, ifindex int) error {
 	if updated, err := d.update(path, p, ifindex); updated || err != nil {
 		return err
 	}
+	hook := ebpf.AttachTCXIngress
+	if program == fromElsewhere {
+		hook = ebpf.AttachTCXEgress
+	}
 	// at the head: what a machine sends is refused before anything else on the device looks at it
 	l, err := link.AttachTCX(link.TCXOptions{
 		Interface: ifindex,
 		Program:   p,
-		Attach:    ebpf.AttachTCXIngress,
+		Attach:    hook,
 		Anchor:    link.Head(),
 	})
 	if err != nil {
@@ -218,8 +230,8 @@ func (a Attachment) path(dir string) string {
 func parseAttachment(name string) (Attachment, error) {
 	program, number, _ := strings.Cut(name, "-")
 	ifindex, err := strconv.Atoi(number)
-	known := program == fromMachine || program == fromUnderlay || program == fromStack
-	if err != nil || !known {
+	known := []string{fromMachine, fromUnderlay, fromStack, fromElsewhere}
+	if err != nil || !slices.Contains(known, program) {
 		return Attachment{}, fmt.Errorf("pinned link %q: is not named PROGRAM-IFINDEX", name)
 	}
 	return Attachment{program, ifindex}, nil

@@ -3,6 +3,7 @@ package nat
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
 )
@@ -24,7 +26,13 @@ type bench struct {
 	reference *Reference
 
 	port, other, underlay, stack device
+
+	flags uint32 // of PROG_RUN
 }
+
+// testChecksumComplete has the kernel hand the program an skb with the sum of the whole packet, as some NICs do,
+// and compare it afterwards: BPF_F_TEST_SKB_CHECKSUM_COMPLETE, Linux 6.13.
+const testChecksumComplete = 1 << 2
 
 const underlayMTU = 1500
 
@@ -53,6 +61,13 @@ func newBench(t testing.TB, host addr.Host, withStack bool) *bench {
 		MTU: map[int]int{b.underlay.index: underlayMTU},
 	}
 	b.clear()
+	b.flags = testChecksumComplete
+	b.namespace.do(func() error {
+		if _, _, err := b.run(fromStack, b.stack.index, datagram(internet, internet).bytes()); errors.Is(err, unix.EINVAL) {
+			b.flags = 0
+		}
+		return nil
+	})
 	return b
 }
 
@@ -141,7 +156,7 @@ func (b *bench) run(program string, ifindex int, frame []byte) (code int32, out 
 	const sizeofSkBuff, atIfindex = 192, 40 // struct __sk_buff in linux/bpf.h
 	context := make([]byte, sizeofSkBuff)
 	binary.NativeEndian.PutUint32(context[atIfindex:], uint32(ifindex))
-	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)), Context: context}
+	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)), Context: context, Flags: b.flags}
 	result, err := b.programs()[program].Run(&o)
 	return int32(result), o.DataOut, err
 }

@@ -53,6 +53,7 @@ type Sizes struct {
 type Datapath struct {
 	plan      addr.Plan
 	host      addr.Host
+	stack     int // ifindex of ip6d0, or 0
 	dir       string
 	monotonic func() time.Duration
 	log       *slog.Logger
@@ -91,6 +92,7 @@ func Open(o Options) (_ *Datapath, err error) {
 	d := &Datapath{
 		plan:      o.Plan,
 		host:      o.Host,
+		stack:     o.Stack,
 		dir:       o.PinDir,
 		monotonic: o.Monotonic,
 		log:       o.Logger,

@@ -305,8 +305,10 @@ func stackCases() []packetCase {
 		{"endpoint to a machine here", datagram(E, alice.Addr()), ToPeer, ""},
 		{"endpoint to a machine of another network", datagram(E, mallet.Addr()), ToPeer, ""},
 		{"endpoint to a machine there", datagram(E, remote.Addr()), ToDevice, ""},
+		{"endpoint to a machine there, last hop", datagram(E, remote.Addr()).hops(1), ToDevice, ""},
 		{"endpoint to an endpoint", datagram(E, endpoint(1, 2).Addr()), ToDevice, ""},
 
+		{"larger than the underlay's MTU", frame{source: E, destination: remote.Addr(), payload: make([]byte, underlayMTU)}, Refuse, "too_big"},
 		{"router solicitation", message(linkLocal, allRouters, 133).hops(255), Refuse, "multicast"},
 		{"IPv4", datagram(E, alice.Addr()).typed(0x0800), Refuse, "ipv4"},
 		{"malformed", datagram(E, alice.Addr()).edited(func(b []byte) []byte { return b[:len(b)-1] }), Refuse, "malformed"},
@@ -357,6 +359,7 @@ func TestProgramsDoWhatTheTableSays(t *testing.T) {
 		b.expect(t, fromMachine, b.port.index, packetCase{"", f, Refuse, "no_stack"})
 		seen["no_stack"] = true
 	})
+	seen["forwarded"] = true // see TestNobodyElseSpeaksAsTheEndpoint
 	for _, name := range b.names[1:] {
 		if !seen[name] {
 			t.Errorf("no case above is refused as %s", name)

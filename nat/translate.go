@@ -93,7 +93,7 @@ func (r *Reference) FromMachine(ifindex int, frame []byte) Verdict {
 	if refused := r.readSent(p, port); refused != "" {
 		return refuse(refused)
 	}
-	return r.carry(p, true)
+	return r.carry(p, fromMachine)
 }
 
 // FromUnderlay says what becomes of a frame that comes in from the underlay, addressed to this host's MAC.
@@ -140,7 +140,7 @@ func (r *Reference) FromUnderlay(frame []byte) Verdict {
 	if refused := r.readReceived(p); refused != "" {
 		return refuse(refused)
 	}
-	return r.carry(p, false)
+	return r.carry(p, fromUnderlay)
 }
 
 // FromStack says what becomes of a frame that the host's stack sends into ip6d0.
@@ -160,12 +160,10 @@ func (r *Reference) FromStack(frame []byte) Verdict {
 		if refused := r.readSent(p, endpoint); refused != "" {
 			return refuse(refused)
 		}
-		return r.carry(p, true)
-	}
-	if refused := r.readAnswer(p, endpoint); refused != "" {
+	} else if refused := r.readAnswer(p, endpoint); refused != "" {
 		return refuse(refused)
 	}
-	return r.carry(p, false)
+	return r.carry(p, fromStack)
 }
 
 // readSent checks what sender, a stable address of this host, sends.
@@ -273,11 +271,11 @@ func (r *Reference) reveal(a netip.Addr) (addr.Stable, bool) {
 	return s, err == nil
 }
 
-// carry takes a packet to where its destination is. fromHere: its sender is on this host.
-func (r *Reference) carry(p *packet, fromHere bool) Verdict {
+// carry takes a packet to where its destination is. way is the program that it came in by.
+func (r *Reference) carry(p *packet, way string) Verdict {
 	if p.to.Kind() == addr.KindEndpoint {
 		if host := addr.Host(p.to.Machine()); host != r.Host {
-			return r.forward(p, host)
+			return r.forward(p, host, way)
 		}
 		return r.enterStack(p)
 	}
@@ -287,11 +285,11 @@ func (r *Reference) carry(p *packet, fromHere bool) Verdict {
 	}
 	switch {
 	case ok && m.State == Delivering:
-		return r.deliver(p, m, fromHere)
+		return r.deliver(p, m, way)
 	case ok && m.State == Incoming && p.cameFrom == m.Host:
-		return r.deliver(p, m, false)
+		return r.deliver(p, m, way)
 	case ok: // incoming: the owner; away: where it went
-		return r.forward(p, m.Host)
+		return r.forward(p, m.Host, way)
 	}
 
 	believed, ok := r.Moved[p.to.ID()]
@@ -304,14 +302,14 @@ func (r *Reference) carry(p *packet, fromHere bool) Verdict {
 	case believed == p.cameFrom:
 		return refuse("loop")
 	}
-	return r.forward(p, believed)
+	return r.forward(p, believed, way)
 }
 
-func (r *Reference) deliver(p *packet, m Machine, fromHere bool) Verdict {
+func (r *Reference) deliver(p *packet, m Machine, way string) Verdict {
 	if m.Port.Ifindex == 0 {
 		return refuse("no_port")
 	}
-	if fromHere {
+	if way == fromMachine { // only the sender's own host is a hop
 		if p.hopLimit() <= 1 {
 			p.setSource(r.encode(p.from, r.Host))
 			p.setDestination(r.encode(p.to, r.Host))
@@ -356,7 +354,7 @@ func (r *Reference) enterStack(p *packet) Verdict {
 }
 
 // forward sends the packet to another host, under this host's id.
-func (r *Reference) forward(p *packet, host addr.Host) Verdict {
+func (r *Reference) forward(p *packet, host addr.Host, way string) Verdict {
 	hop, ok := r.Hosts[host]
 	if !ok {
 		return refuse("unknown_host")
@@ -375,10 +373,16 @@ func (r *Reference) forward(p *packet, host addr.Host) Verdict {
 	if !ok {
 		return refuse("no_underlay")
 	}
-	if len(p.frame)-etherLength > mtu || p.hopLimit() <= 1 {
+	tooBig := len(p.frame)-etherLength > mtu
+	switch {
+	case way == fromStack && tooBig:
+		return refuse("too_big")
+	case way == fromStack: // this host is the sender, no hop
+	case tooBig || p.hopLimit() <= 1:
 		return Verdict{Action: ToStack, Frame: p.frame}
+	default:
+		p.spendHop()
 	}
-	p.spendHop()
 	if hop.MAC != nil && hop.Trusted > 0 {
 		p.setMACs(hop.MAC, hop.Source)
 		return Verdict{Action: ToDevice, Ifindex: hop.Ifindex, Frame: p.frame}
