@@ -71,10 +71,12 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.PersistentFlags().StringVar(&c.socket, "socket", api.DefaultSocket, "unix socket of the daemon")
 
 	root.AddCommand(
+		newServeCommand(c),
 		newMachineCommand(c),
 		newMigrateCommand(c),
 		newHostCommand(c),
 		newStatusCommand(c),
+		newLabCommand(c),
 		newAddrCommand(c),
 	)
 

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"ip6d/api"
+	"ip6d/config"
+	"ip6d/hwmap"
+	"ip6d/nat"
+)
+
+// daemon is what `ip6d serve` is made of.
+type daemon struct {
+	config config.Config
+	log    *slog.Logger
+	tasks  []task
+
+	truth, fleet, cache hwmap.Store // standalone, the fleet's store is the truth and there is no cache
+	kernel              kernelSide
+	hwmap               *hwmap.Map
+
+	closers []func() error // of what was opened, in that order
+}
+
+// openDaemon opens everything in the order in which one part needs the others. What it cannot do it says before it makes
+// anything, as far as that can be known; a failure closes what was opened.
+func openDaemon(ctx context.Context, c config.Config, log *slog.Logger) (_ *daemon, err error) {
+	d := &daemon{config: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.kernel.undo(), d.close())
+		}
+	}()
+	if err := nat.CheckRequirements(c.BPFDir); err != nil {
+		return nil, err
+	}
+	if err := checkSocket(c.Socket); err != nil {
+		return nil, err
+	}
+	if err := d.openStores(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.openKernel(); err != nil {
+		return nil, err
+	}
+	if err := d.openMap(ctx); err != nil {
+		return nil, err
+	}
+	return d, d.listen(ctx)
+}
+
+// opened has close called when the daemon closes.
+func (d *daemon) opened(close func() error) { d.closers = append(d.closers, close) }
+
+// openMap opens the hardware map, which brings the kernel to what it says.
+func (d *daemon) openMap(ctx context.Context) error {
+	c := d.config
+	o := hwmap.Options{
+		Plan: c.Plan, Cell: c.Cell,
+		Self:  hwmap.Host{ID: c.Host, Name: c.Name, Identity: c.Identity},
+		Truth: d.truth, Fleet: d.fleet, Cache: d.cache,
+		Datapath: d.kernel.datapath, Ports: &ports{d.kernel.agent, d.log},
+		Quarantine: c.Quarantine, Now: time.Now, Logger: d.log,
+	}
+	if !c.Standalone() {
+		o.Self.Underlay, o.Self.Peer = c.UnderlayAddress.Addr(), c.UnderlayAddress
+		peers := api.NewPeers(api.PeersOptions{Source: o.Self.Underlay})
+		d.opened(func() error { peers.Close(); return nil })
+		o.Peers = peers
+	}
+	var err error
+	if d.hwmap, err = hwmap.Open(ctx, o); err != nil {
+		return err
+	}
+	d.tasks = append(d.tasks, d.kernel.agent, mapTask{d.hwmap})
+	d.kernel.takeLosses(ctx, d.hwmap)
+	return nil
+}
+
+// listen opens the ways in. Nothing is answered on them before the host carries packets.
+func (d *daemon) listen(ctx context.Context) error {
+	carries := d.kernel.agent.Ready()
+	l, err := listenAPI(d.config.Socket)
+	if err != nil {
+		return err
+	}
+	d.opened(l.Close)
+	handler := api.NewHandler(api.HandlerOptions{Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Drops: d.kernel.drops})
+	d.tasks = append(d.tasks, newServer("API", api.NewServer(handler, d.log), l, carries))
+	if d.config.Standalone() {
+		return nil
+	}
+	if l, err = listenPeers(ctx, d.config.UnderlayAddress); err != nil {
+		return err
+	}
+	d.opened(l.Close)
+	d.tasks = append(d.tasks, newServer("API for other hosts", api.NewServer(api.NewPeerHandler(d.hwmap), d.log), l, carries))
+	return nil
+}
+
+// run runs the daemon until ctx ends. Packets go on after it.
+func (d *daemon) run(ctx context.Context) error {
+	defer d.kernel.lost.Wait()
+	err := runTasks(ctx, d.tasks, func() error {
+		d.log.Info("ready", "host", d.config.Host, "name", d.config.Name, "socket", d.config.Socket)
+		_, err := systemd.SdNotify(false, systemd.SdNotifyReady)
+		return err
+	})
+	_, notifyErr := systemd.SdNotify(false, systemd.SdNotifyStopping)
+	return errors.Join(err, notifyErr)
+}
+
+// close closes what was opened, the last first.
+func (d *daemon) close() error {
+	var errs []error
+	for _, close := range slices.Backward(d.closers) {
+		if err := close(); !errors.Is(err, net.ErrClosed) { // a server closes its listener itself
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"ip6d/config"
+)
+
+func newServeCommand(c *cli) *cobra.Command {
+	var path string
+	var overrides []func(*config.File)
+	command := &cobra.Command{
+		Use:   "serve [--config FILE]",
+		Short: "Run the daemon of this host",
+		Long: `Run the daemon of this host. Without configuration it is standalone: everything but migration.
+
+Every flag but --config is a field of the configuration file, and overrides it. When the daemon stops, or is killed, packets
+go on; started again, it takes up where it was.`,
+		Example: `  ip6d serve
+  ip6d serve --config /etc/ip6d/ip6d.yaml`,
+		Args: cobra.NoArgs,
+	}
+	flags := command.Flags()
+	flags.StringVar(&path, "config", "", "configuration file, in YAML")
+	for _, f := range []struct {
+		name, usage string
+		field       func(*config.File) *string
+	}{
+		{"host", "the hardware id of this host, unique in the fleet", func(f *config.File) *string { return &f.Host }},
+		{"name", "the name of this host (default: the host name)", func(f *config.File) *string { return &f.Name }},
+		{"identity", "what the hardware id is claimed with (default: the machine id)", func(f *config.File) *string { return &f.Identity }},
+		{"cell", "the region that issues addresses", func(f *config.File) *string { return &f.Cell }},
+		{"prefixes-stable", "the fleet's prefix of stable addresses", func(f *config.File) *string { return &f.Prefixes.Stable }},
+		{"prefixes-routing", "the fleet's prefix of routing addresses", func(f *config.File) *string { return &f.Prefixes.Routing }},
+		{"state-dir", "directory of the databases (default " + config.DefaultStateDir + ")", func(f *config.File) *string { return &f.StateDir }},
+		{"bpf-dir", "directory of the pinned datapath (default " + config.DefaultBPFDir + ")", func(f *config.File) *string { return &f.BPFDir }},
+		{"underlay-device", "device that leads to the other hosts", func(f *config.File) *string { return &f.Underlay.Device }},
+		{"underlay-address", "this host's address on it", func(f *config.File) *string { return &f.Underlay.Address }},
+		{"underlay-port", "TCP port for the daemons of other hosts", func(f *config.File) *string { return &f.Underlay.Port }},
+		{"store-cluster", "the fleet's name in etcd", func(f *config.File) *string { return &f.Store.Cluster }},
+		{"quarantine", "how long the id of a destroyed machine is not used again", func(f *config.File) *string { return &f.Quarantine }},
+		{"log-level", "debug, info, warn or error", func(f *config.File) *string { return &f.LogLevel }},
+	} {
+		flags.Func(f.name, f.usage, func(value string) error {
+			overrides = append(overrides, func(file *config.File) { *f.field(file) = value })
+			return nil
+		})
+	}
+	endpoints := flags.StringSlice("store-endpoints", nil, "URLs of the etcd members; none: standalone")
+
+	command.RunE = func(cmd *cobra.Command, _ []string) error {
+		var file config.File
+		if path != "" {
+			var err error
+			if file, err = config.ReadFile(path); err != nil {
+				return err
+			}
+		}
+		for _, override := range overrides {
+			override(&file)
+		}
+		if cmd.Flags().Changed("store-endpoints") {
+			file.Store.Endpoints = *endpoints
+		}
+		if cmd.Flags().Changed("socket") {
+			file.Socket = c.socket
+		}
+		checked, err := file.Check(config.OS())
+		if err != nil && path == "" {
+			return usagef("%w", err) // only the command line can be wrong
+		}
+		if err != nil {
+			return fmt.Errorf("%s, with the flags: %w", path, err)
+		}
+		return serve(cmd.Context(), checked, slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: checked.LogLevel})))
+	}
+	return command
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, c config.Config, log *slog.Logger) error {
+	d, err := openDaemon(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.run(ctx), d.close())
+}
