@@ -30,7 +30,8 @@ const (
 	reachTimeout = 15 * time.Second // for two machines to find each other, right after the start
 	stepTimeout  = 30 * time.Second // for each step of the demo: many times what it needs
 
-	minDemoHosts = 3
+	// MinDemoHosts is how many hosts a demo needs.
+	MinDemoHosts = 3
 )
 
 // demo is a demo in progress.
@@ -48,8 +49,8 @@ type demo struct {
 // with it comes ErrFailed when something was lost, or came where or when it should not. Other errors: those of Up.
 func Demo(ctx context.Context, o DemoOptions) (_ *Report, err error) {
 	start := time.Now()
-	if o.Hosts != 0 && o.Hosts < minDemoHosts {
-		return nil, fmt.Errorf("number of hosts %d: a demo needs at least %d", o.Hosts, minDemoHosts)
+	if o.Hosts != 0 && o.Hosts < MinDemoHosts {
+		return nil, fmt.Errorf("number of hosts %d: a demo needs at least %d", o.Hosts, MinDemoHosts)
 	}
 	d := &demo{DemoOptions: o, report: &Report{}}
 	d.title("A fleet on this computer")

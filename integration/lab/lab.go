@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"ip6d/addr"
 )
 
@@ -82,7 +80,7 @@ func (l *Lab) makeFleet(ctx context.Context) error {
 	if err := l.makeUnderlay(); err != nil {
 		return err
 	}
-	l.say("underlay: a switch in %s, with etcd at %s", l.underlay.ns, storeAddress())
+	l.say("underlay: %s, with etcd at %s", l.o.namespace("underlay"), storeAddress())
 	if err := l.StartStore(ctx); err != nil {
 		return err
 	}
@@ -91,19 +89,17 @@ func (l *Lab) makeFleet(ctx context.Context) error {
 			return err
 		}
 	}
-	starting, startCtx := errgroup.WithContext(ctx)
-	starting.SetLimit(4)
+	// One after the other, so that each has the same block, and each machine the same address, in every lab.
 	for _, h := range l.hosts {
-		starting.Go(func() error { return h.StartDaemon(startCtx) })
-	}
-	if err := starting.Wait(); err != nil {
-		return err
+		if err := h.StartDaemon(ctx); err != nil {
+			return err
+		}
 	}
 	for _, h := range l.hosts {
 		if err := h.waitAcquainted(ctx, len(l.hosts)); err != nil {
 			return err
 		}
-		l.say("%s: %s, its daemon has pid %d and listens on %s", h.Name, h.space.ns, h.daemon.PID(), h.Socket())
+		l.say("%s: %s, its ip6d has pid %d and listens on %s", h.Name, h.Namespace(), h.daemon.PID(), h.Socket())
 	}
 	return nil
 }

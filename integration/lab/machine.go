@@ -77,7 +77,7 @@ func (l *Lab) AddMachine(ctx context.Context, h *Host, o MachineOptions) (*Machi
 			return nil, err
 		}
 	}
-	l.say("%s: %s in network %d, on %s, in %s", m.Name, m.Stable, m.Network, h.Name, m.space.ns)
+	l.say("%s: %s, %s in network %d, on %s", m.Name, m.Namespace(), m.Stable, m.Network, h.Name)
 	return m, nil
 }
 

@@ -80,8 +80,8 @@ func (s *space) setting(name, value string) error {
 	})
 }
 
-// checksumFeature is what the kernel calls transmit checksum offload of a veth.
-const checksumFeature = "tx-checksum-ip-generic"
+// checksumFeatures are what the kernel calls transmit checksum offload of a veth.
+func checksumFeatures() []string { return []string{"tx-checksum-ip-generic", "tx-checksum-sctp"} }
 
 // computeChecksums makes the kernel compute checksums before a packet leaves by the device. With offload on, a veth leaves
 // them out and vouches for them, and a translation that broke them would not show.
@@ -92,15 +92,21 @@ func (s *space) computeChecksums(device string) error {
 			return fmt.Errorf("open ethtool: %w", err)
 		}
 		defer e.Close()
-		if err := e.Change(device, map[string]bool{checksumFeature: false}); err != nil {
-			return fmt.Errorf("turn off %s of %s in %s: %w", checksumFeature, device, s.ns, err)
+		off := make(map[string]bool)
+		for _, f := range checksumFeatures() {
+			off[f] = false
+		}
+		if err := e.Change(device, off); err != nil {
+			return fmt.Errorf("turn off checksum offload of %s in %s: %w", device, s.ns, err)
 		}
 		features, err := e.Features(device)
 		if err != nil {
 			return fmt.Errorf("read the features of %s in %s: %w", device, s.ns, err)
 		}
-		if features[checksumFeature] {
-			return fmt.Errorf("turn off %s of %s in %s: it is still on", checksumFeature, device, s.ns)
+		for f := range off {
+			if features[f] {
+				return fmt.Errorf("turn off checksum offload of %s in %s: %s is still on", device, s.ns, f)
+			}
 		}
 		return nil
 	})
