@@ -41,7 +41,7 @@ func TestCommitToAHangingServerIsInDoubtAndLaterKnown(t *testing.T) {
 	}
 	for i, c := range cases {
 		key := fmt.Sprintf("doubt/%d", i)
-		must(t, server.Pause())
+		must(t, server.Pause(t.Context()))
 		ctx, cancel := c.context()
 		_, err := hasty.Commit(ctx, create(key, "x"))
 		cancel()

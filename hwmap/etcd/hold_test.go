@@ -106,7 +106,7 @@ func TestHoldEndsInTimeWhenTheServerIsAway(t *testing.T) {
 		e, err := s.Get(t.Context(), "alive/1")
 		return err == nil && e[0].ModRevision != 0
 	})
-	must(t, server.Pause())
+	must(t, server.Pause(t.Context()))
 	cancel()
 	select {
 	case err := <-ended:

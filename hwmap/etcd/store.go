@@ -67,7 +67,8 @@ type Store struct {
 }
 
 // Open makes a Store. It does not wait for etcd, so that the daemon starts without; calls then fail with
-// hwmap.ErrUnavailable, and connecting goes on. ctx ends all calls of the Store. Errors: hwmap.ErrUsage.
+// hwmap.ErrUnavailable, and connecting goes on until Close. The Store outlives ctx, so that it can still release what it
+// holds when the daemon's own context has ended. Errors: hwmap.ErrUsage.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -84,7 +85,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	reconnect := backoff.DefaultConfig // with jitter
 	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, 3*time.Second
 	client, err := clientv3.New(clientv3.Config{
-		Context:     ctx,
+		Context:     context.WithoutCancel(ctx),
 		Endpoints:   o.Endpoints,
 		DialTimeout: o.DialTimeout,
 		TLS:         o.TLS,

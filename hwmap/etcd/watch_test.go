@@ -58,7 +58,7 @@ func TestWatchOfAHangingServerBreaks(t *testing.T) {
 	_, start, err := s.List(t.Context(), "")
 	must(t, err)
 	commit(t, s, put("a", "1"))
-	err = s.Watch(t.Context(), "", start, func(hwmap.Batch) error { return server.Pause() })
+	err = s.Watch(t.Context(), "", start, func(hwmap.Batch) error { return server.Pause(t.Context()) })
 	if !errors.Is(err, hwmap.ErrUnavailable) {
 		t.Errorf("Watch returned %v", err)
 	}

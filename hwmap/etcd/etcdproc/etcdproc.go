@@ -201,8 +201,24 @@ func (s *Server) Stop() {
 	}
 }
 
-// Pause stops the server from running, as a machine that hangs. Its connections stay.
-func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP) }
+// Pause stops the server from running, as a machine that hangs. Its connections stay. When Pause returns, it has stopped.
+func (s *Server) Pause(ctx context.Context) error {
+	if err := s.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	// Each thread stops when it gets to it, and might answer something before.
+	for {
+		stopped, err := s.run.stopped()
+		if stopped || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("pause etcd: %w", ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
 
 // Resume ends a Pause.
 func (s *Server) Resume() error { return s.signal(syscall.SIGCONT) }
@@ -246,6 +262,28 @@ func (r *run) kill() {
 	// An error says that it has exited already. SIGKILL ends a paused process too.
 	_ = r.process.Kill()
 	<-r.exited.Done()
+}
+
+// stopped reports whether all threads are in the state T of proc(5), stopped by a signal.
+func (r *run) stopped() (bool, error) {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", r.process.Pid))
+	if err != nil {
+		return false, err
+	}
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // a thread that ended just now
+		}
+		if err != nil {
+			return false, err
+		}
+		// The state follows the command, which is in parentheses.
+		if _, state, _ := strings.Cut(string(b), ") "); !strings.HasPrefix(state, "T") {
+			return false, nil
+		}
+	}
+	return len(stats) > 0, nil
 }
 
 // output keeps the end of what the server says, for an error message.
