@@ -8,46 +8,57 @@ import (
 	"ip6d/addr"
 )
 
-// issueFrom lets ids be issued from a block that this host leases. The caller holds mu.
+// issueFrom lets ids be issued from a block that this host leases, and from no other. The caller holds mu.
 func (m *Map) issueFrom(b Block) {
-	if b.Home != m.Self.ID || b.Frozen || m.allocator.Leased(b.Block) {
-		return
-	}
-	m.allocator.Lease(b.Block)
-	for number, l := range m.local {
-		if number.Block() == b.Block {
-			m.account(l)
+	switch {
+	case b.Home != m.Self.ID || b.Frozen:
+		m.allocator.Drop(b.Block)
+	case !m.allocator.Leased(b.Block):
+		m.allocator.Lease(b.Block)
+		for number, l := range m.local {
+			if number.Block() == b.Block {
+				m.account(l)
+			}
 		}
 	}
 }
 
-// account tells the allocator about one local machine. The caller holds mu.
+// account tells the allocator about one local machine. An id in quarantine counts as in use: it is free only when its
+// record is gone from the store too. The caller holds mu.
 func (m *Map) account(l Local) {
-	switch l.State {
-	case Free:
-	case Quarantined:
-		m.allocator.Quarantine(l.Machine, l.Until)
-	default:
+	if l.State == Free {
+		m.allocator.Cancel(l.Machine)
+	} else {
 		m.allocator.Use(l.Machine)
 	}
 }
 
-// lease gets this host another block whenever three quarters of its ids are in use, so that creating a machine does not
-// wait for the store.
-func (m *Map) lease(ctx context.Context) error {
+// keepBlocks gets this host another block whenever three quarters of its ids are in use, so that creating a machine does
+// not wait for the store. A block of this host whose record has gone from the store is published again.
+func (m *Map) keepBlocks(ctx context.Context) error {
+	wait := retryPause
 	for {
+		err := m.republishBlocks(ctx)
 		m.mu.Lock()
 		wanted := m.allocator.Free()*4 <= m.allocator.Size()
 		m.mu.Unlock()
 		if wanted {
-			if err := m.leaseBlock(ctx); err != nil {
-				m.Logger.Warn("no further block leased", "error", err)
-				if err := pause(ctx, retryPause); err != nil {
-					return err
-				}
-				continue
-			}
+			err = errors.Join(err, m.leaseBlock(ctx))
 		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			m.Logger.Warn("blocks not kept, trying again", "error", err)
+			if err := pause(ctx, wait); err != nil {
+				return err
+			}
+			wait = min(2*wait, maxRetryPause)
+			continue
+		case wanted:
+			continue // until they suffice
+		}
+		wait = retryPause
 		select {
 		case <-m.leaseWanted:
 		case <-ctx.Done():
@@ -56,7 +67,7 @@ func (m *Map) lease(ctx context.Context) error {
 	}
 }
 
-// leaseBlock claims the lowest block that nobody has. Errors: ErrUnavailable, ErrInDoubt (the next listing tells),
+// leaseBlock claims the lowest block that nobody has. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),
 // addr.ErrExhausted.
 func (m *Map) leaseBlock(ctx context.Context) error {
 	for {
@@ -64,18 +75,10 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list blocks: %w", err)
 		}
-		taken := make(map[addr.Block]bool, len(entries))
-		for _, e := range entries {
-			n, err := e.Key.number(blocksPrefix)
-			if err != nil {
-				return err
-			}
-			taken[addr.Block(n)] = true
+		if m.recognise(entries) {
+			return nil
 		}
-		b := Block{Home: m.Self.ID, Epoch: 1}
-		for taken[b.Block] {
-			b.Block++
-		}
+		b := Block{Block: lowestFree(entries), Home: m.Self.ID, Epoch: 1}
 		if b.Block > addr.MaxBlock {
 			return fmt.Errorf("%w: every block of cell %d is leased", addr.ErrExhausted, m.Cell)
 		}
@@ -93,4 +96,52 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 		// The watch brings it too; ids are wanted now.
 		return m.apply([]Entry{{Key: key, Value: encode(b), ModRevision: revision}})
 	}
+}
+
+// recognise applies a block that was leased for this host with an outcome unknown at the time, and reports whether there
+// is one.
+func (m *Map) recognise(entries []Entry) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range entries {
+		b, err := decode[Block](e)
+		if err == nil && b.Home == m.Self.ID && !b.Frozen && !m.allocator.Leased(b.Block) {
+			return m.apply([]Entry{e}) == nil
+		}
+	}
+	return false
+}
+
+func lowestFree(blocks []Entry) addr.Block {
+	taken := make(map[Key]bool, len(blocks))
+	for _, e := range blocks {
+		taken[e.Key] = true
+	}
+	var b addr.Block
+	for taken[blockKey(b)] {
+		b++
+	}
+	return b
+}
+
+// republishBlocks writes the records of this host's blocks that have gone from the store: a missing record frees nothing.
+func (m *Map) republishBlocks(ctx context.Context) error {
+	m.mu.Lock()
+	var lost []Block
+	for b := range m.fleet.lost {
+		lost = append(lost, m.fleet.blocks[b])
+	}
+	m.mu.Unlock()
+	for _, b := range lost {
+		key := blockKey(b.Block)
+		_, err := m.Fleet.Commit(ctx, Txn{If: []Condition{{Key: key}}, Then: []Write{{Key: key, Value: encode(b)}}})
+		if err != nil && !errors.Is(err, ErrConflict) { // else somebody wrote it: the watch tells what
+			return fmt.Errorf("publish block %d again: %w", b.Block, err)
+		}
+		m.Logger.Warn("the record of this host's block had gone from the store", "block", b.Block)
+		m.mu.Lock()
+		delete(m.fleet.lost, b.Block)
+		m.mu.Unlock()
+	}
+	return nil
 }

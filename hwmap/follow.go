@@ -4,47 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"ip6d/addr"
 	"ip6d/nat"
 )
 
-// retryPause is how long a task waits after the store failed it.
-const retryPause = time.Second
-
 // follow keeps the kernel's maps and the cache as the fleet's map says: it lists, then watches from there. Whenever the
 // watch breaks it lists again and applies the difference; the kernel's maps are never flushed.
 func (m *Map) follow(ctx context.Context) error {
+	wait := retryPause
 	for {
-		err := m.followOnce(ctx)
+		revision, err := m.catchUp(ctx)
+		if err == nil {
+			wait = retryPause
+			m.setFollowing(true, nil)
+			err = m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
+				return m.advance(ctx, b.Entries, b.Revision)
+			})
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		m.setFollowing(false, err)
-		if !errors.Is(err, ErrCompacted) {
-			m.Logger.Warn("store lost, going on from the cache", "error", err)
-			if err := pause(ctx, retryPause); err != nil {
-				return err
-			}
+		if errors.Is(err, ErrCompacted) {
+			m.Logger.Info("listing the fleet's map anew", "reason", err)
+			continue
 		}
+		m.Logger.Warn("fleet's map not followed, going on with what is known", "error", err)
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, maxRetryPause)
 	}
-}
-
-func (m *Map) followOnce(ctx context.Context) error {
-	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
-	if err != nil {
-		return err
-	}
-	if err := m.adopt(ctx, entries, revision); err != nil {
-		return err
-	}
-	m.setFollowing(true, nil)
-	return m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
-		return m.advance(ctx, b.Entries, b.Revision)
-	})
 }
 
 func (m *Map) setFollowing(following bool, err error) {
@@ -75,16 +69,36 @@ func (m *Map) adopt(ctx context.Context, entries []Entry, revision Revision) err
 	if err := m.dropStrays(); err != nil {
 		return err
 	}
-	m.unsettled.add(m.localInStates(Leaving, Switching, Incoming, Quarantined)...)
+	m.unsettled.add(m.unrecorded()...)
 	wish(m.appliedWanted)
 	return nil
 }
 
-// advance applies changed records: to the view and the kernel's maps, then to the cache.
+// unrecorded returns the machines of this host that the fleet's map has no record of, and should have or might have had.
+// Those that it has a record of are looked at when that is applied.
+func (m *Map) unrecorded() []addr.Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var numbers []addr.Machine
+	for number, l := range m.local {
+		_, recorded := m.fleet.machines[number]
+		atHome := m.fleet.blocks[number.Block()].Home == m.Self.ID && (l.State == Here || l.State == Quarantined || l.State == Free)
+		if !recorded && !atHome {
+			numbers = append(numbers, number)
+		}
+	}
+	return numbers
+}
+
+// advance applies changed records: to the view and the kernel's maps, then to the cache. Where the kernel's maps could not
+// take it all, the revision stands still: other hosts must not rely on it.
 func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) error {
 	m.mu.Lock()
+	entries = m.keepOwn(entries)
 	err := m.apply(entries)
-	m.fleet.revision = revision
+	if err == nil {
+		m.fleet.revision = revision
+	}
 	m.mu.Unlock()
 	if err != nil {
 		return err
@@ -96,11 +110,26 @@ func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) e
 	for _, e := range entries {
 		t.Then = append(t.Then, Write{Key: e.Key, Value: e.Value})
 	}
-	if _, err := m.Cache.Commit(ctx, t); err != nil {
+	if _, err := m.Cache.Commit(context.WithoutCancel(ctx), t); err != nil {
 		// The kernel has it, and the next start lists anew: a stale cache costs a detour, no packet.
 		m.Logger.Error("cache not written", "error", err)
 	}
 	return nil
+}
+
+// keepOwn takes out of entries the deletion of blocks of this host, and has them published again: there are machines with
+// their ids. The caller holds mu.
+func (m *Map) keepOwn(entries []Entry) []Entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
+		n, err := e.Key.number(blocksPrefix)
+		block := addr.Block(n)
+		own := err == nil && e.Value == nil && m.fleet.blocks[block].Home == m.Self.ID
+		if own {
+			m.fleet.lost[block] = struct{}{}
+			wish(m.leaseWanted)
+		}
+		return own
+	})
 }
 
 // apply brings entries into the view and the kernel's maps. The caller holds mu.
@@ -123,6 +152,8 @@ func (m *Map) apply(entries []Entry) error {
 		switch {
 		case errors.Is(err, errMalformed):
 			m.Logger.Error("record left alone", "error", err)
+		case errors.Is(err, nat.ErrStale): // a lower epoch always loses
+			m.Logger.Error("the store is older than the kernel's maps; was it restored from a backup?", "key", e.Key, "error", err)
 		case err != nil:
 			errs = append(errs, fmt.Errorf("apply %s: %w", e.Key, err))
 		}
@@ -159,6 +190,7 @@ func (m *Map) applyBlock(e Entry) error {
 	}
 	block := addr.Block(n)
 	before := m.fleet.blocks[block]
+	delete(m.fleet.lost, block)
 	put(m.fleet.blocks, block, now)
 	if now == nil {
 		return m.Datapath.DeleteBlock(m.Cell, block)
@@ -206,6 +238,9 @@ func (m *Map) applyMachine(e Entry) error {
 // routeTo keeps the machine's `moved` entry: there is one while the record names a host that is not the block's home,
 // nor this one, which knows better. A delete carries the epoch, so that it cannot take the id's next user with it.
 func (m *Map) routeTo(number addr.Machine, r *Machine, epoch uint64) error {
+	if r == nil && epoch == 0 {
+		return nil // never seen
+	}
 	if r == nil || r.Destroyed || r.Host == m.Self.ID || r.Host == m.fleet.blocks[number.Block()].Home {
 		return m.Datapath.DeleteMoved(m.id(number), epoch)
 	}

@@ -11,31 +11,34 @@ import (
 	"ip6d/addr"
 )
 
-// join checks that the fleet's store agrees with this host's settings, claims the host's id with its identity, and
-// leases a first block. Errors: ErrDisagree, ErrClaimed, ErrUnavailable, ErrInDoubt (start again).
+// catchUp joins the fleet and adopts its map as it is now. It returns the revision to watch from.
+// Errors: ErrDisagree, ErrClaimed, ErrUnavailable, ErrInDoubt (try again).
+func (m *Map) catchUp(ctx context.Context) (Revision, error) {
+	if err := m.join(ctx); err != nil {
+		return 0, err
+	}
+	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
+	if err != nil {
+		return 0, fmt.Errorf("list the fleet's map: %w", err)
+	}
+	return revision, m.adopt(ctx, entries, revision)
+}
+
+// join checks that the fleet's store agrees with this host's settings, and claims the host's id with its identity. Only
+// then does this host write to the store. Errors: as catchUp.
 func (m *Map) join(ctx context.Context) error {
 	for {
 		err := m.joinOnce(ctx)
-		if errors.Is(err, ErrConflict) { // another host joined at the same time
+		switch {
+		case err == nil:
+			m.gate.set(nil)
+		case errors.Is(err, ErrConflict): // another host joined at the same time
 			continue
+		case errors.Is(err, ErrDisagree), errors.Is(err, ErrClaimed):
+			m.gate.set(err)
 		}
-		if err != nil {
-			return err
-		}
-		break
-	}
-	// This host's own view starts from what it has just joined, not from an empty one.
-	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
-	if err != nil {
-		return fmt.Errorf("list the fleet's map: %w", err)
-	}
-	if err := m.adopt(ctx, entries, revision); err != nil {
 		return err
 	}
-	if m.allocator.Size() == 0 {
-		return m.leaseBlock(ctx)
-	}
-	return nil
 }
 
 func (m *Map) joinOnce(ctx context.Context) error {
@@ -58,7 +61,8 @@ func (m *Map) joinOnce(ctx context.Context) error {
 	if err := m.agree(meta); err != nil {
 		return err
 	}
-	m.Self.State = Joined
+	record := m.Self
+	record.State = Joined
 	if e[1].Value != nil {
 		claimed, err := decode[Host](e[1])
 		if err != nil {
@@ -68,17 +72,20 @@ func (m *Map) joinOnce(ctx context.Context) error {
 			return fmt.Errorf("%w: id %d belongs to %q with identity %q, this server's is %q; give this server an id of its own",
 				ErrClaimed, m.Self.ID, claimed.Name, claimed.Identity, m.Self.Identity)
 		}
-		m.Self.State = claimed.State
+		record.State = claimed.State
 	}
-	if record := encode(m.Self); !bytes.Equal(record, e[1].Value) {
-		t.Then = append(t.Then, Write{Key: self, Value: record})
+	if value := encode(record); !bytes.Equal(value, e[1].Value) {
+		t.Then = append(t.Then, Write{Key: self, Value: value})
 	}
-	if len(t.Then) == 0 {
-		return nil
+	if len(t.Then) > 0 {
+		// Past the gate, which this is to open.
+		if _, err := m.gate.Store.Commit(ctx, t); err != nil {
+			return fmt.Errorf("claim host id %d: %w", m.Self.ID, err)
+		}
 	}
-	if _, err := m.Fleet.Commit(ctx, t); err != nil {
-		return fmt.Errorf("claim host id %d: %w", m.Self.ID, err)
-	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state = record.State
 	return nil
 }
 
@@ -140,8 +147,14 @@ func (m *Map) publishApplied(ctx context.Context) error {
 	}
 }
 
-// lagging returns the live hosts that have not yet applied revision.
+// lagging returns the live hosts that have not yet applied revision, this one among them.
 func (m *Map) lagging(ctx context.Context, revision Revision) ([]addr.Host, error) {
+	var lagging []addr.Host
+	m.mu.Lock()
+	if m.fleet.revision < revision {
+		lagging = append(lagging, m.Self.ID)
+	}
+	m.mu.Unlock()
 	alive, _, err := m.Fleet.List(ctx, alivePrefix)
 	if err != nil {
 		return nil, err
@@ -158,13 +171,12 @@ func (m *Map) lagging(ctx context.Context, revision Revision) ([]addr.Host, erro
 		}
 	}
 	if len(keys) == 0 {
-		return nil, nil
+		return lagging, nil
 	}
 	applied, err := m.Fleet.Get(ctx, keys...)
 	if err != nil {
 		return nil, err
 	}
-	var lagging []addr.Host
 	for i, e := range applied {
 		at := Revision(0)
 		if e.Value != nil {

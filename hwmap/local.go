@@ -17,64 +17,85 @@ func (m *Map) restoreTruth(ctx context.Context) error {
 		return err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, e := range entries {
 		l, err := decode[Local](e)
 		if err != nil {
-			return err // the truth is not guessed at
+			m.mu.Unlock()
+			return fmt.Errorf("%w: %w", ErrCorrupt, err) // the truth is not guessed at
 		}
 		m.remember(l)
 	}
-	stray, err := m.Datapath.Machines()
+	m.mu.Unlock()
+	kernel, err := m.Datapath.Machines()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, e := range stray {
-		if l, ok := m.local[e.ID.Machine]; !ok || e.ID.Cell != m.Cell || l.entry() == 0 {
+	for _, e := range kernel {
+		if l, ok := m.lookup(e.ID.Machine); !ok || e.ID.Cell != m.Cell || l.entry() == 0 {
 			m.Logger.Info("stray machine entry deleted", "machine", e.ID, "state", e.State)
 			errs = append(errs, m.Datapath.DeleteMachine(e.ID, e.Epoch))
 		}
 	}
-	for _, l := range m.local {
-		errs = append(errs, m.restoreMachine(l))
+	for _, e := range entries {
+		l, _ := decode[Local](e)
+		if err := m.restoreMachine(ctx, l); err != nil {
+			errs = append(errs, fmt.Errorf("machine %q: %w", l.Name, err))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// restoreMachine brings one machine's port and entry back. A port that has gone is told and left to the orchestrator:
-// the machine's address stays its own.
-func (m *Map) restoreMachine(l Local) error {
+// restoreMachine brings one machine's port and entry back.
+func (m *Map) restoreMachine(ctx context.Context, l Local) error {
 	if l.entry() == 0 {
 		return nil
 	}
-	var port nat.Port
-	if l.Port != nil {
-		found, err := m.Ports.Find(*l.Port)
-		if err != nil {
-			m.Logger.Warn("port is gone; attach the machine again", "machine", l.Name, "device", l.Port.Device, "error", err)
-		} else {
-			s, err := m.stable(l)
-			if err != nil {
-				return err
-			}
-			if err := m.Datapath.AttachPort(found.Ifindex, s); err != nil {
-				return fmt.Errorf("attach port %s: %w", l.Port.Device, err)
-			}
-			port = found
-		}
+	port, err := m.restorePort(l)
+	if err != nil {
+		return err
 	}
-	if l.State == Switching {
-		// The crash may have come before the flip or after it. The kernel's entry tells, if it is still there.
-		e, ok, err := m.Datapath.Machine(m.id(l.Machine))
-		if err != nil {
+	e, ok, err := m.Datapath.Machine(m.id(l.Machine))
+	if err != nil {
+		return err
+	}
+	if l.State == Switching && ok && e.State == nat.Delivering {
+		// The crash came before the flip, or after a flip that was undone because the switchover could not win: the
+		// kernel's entry tells, if it is still there. So nothing is in doubt.
+		l.State = Leaving
+		if err := m.record(ctx, l); err != nil {
 			return err
 		}
-		if ok && e.State == nat.Delivering {
-			return m.Datapath.PutMachine(m.natMachine(l, nat.Delivering, port))
-		}
 	}
-	return m.Datapath.PutMachine(m.natMachine(l, l.entry(), port))
+	err = m.Datapath.PutMachine(m.natMachine(l, port))
+	if errors.Is(err, nat.ErrStale) {
+		// The crash came between the kernel's entry and the truth, when a machine arrived. Its record says the same.
+		m.Logger.Info("entry is ahead of this host's database", "machine", l.Name, "error", err)
+		m.unsettled.add(l.Machine)
+		return nil
+	}
+	return err
+}
+
+// restorePort finds the port of l again. One that has gone, or cannot be used, is told and left to the orchestrator: the
+// machine's address stays its own.
+func (m *Map) restorePort(l Local) (nat.Port, error) {
+	if l.Port == nil || l.Port.Device == "" {
+		return nat.Port{}, nil
+	}
+	s, err := m.stable(l)
+	if err != nil {
+		return nat.Port{}, err
+	}
+	port, err := m.Ports.Find(*l.Port)
+	if err == nil {
+		err = m.Datapath.AttachPort(port.Ifindex, s)
+	}
+	if err != nil {
+		m.Logger.Warn("port is lost; attach the machine again", "machine", l.Name, "device", l.Port.Device, "error", err)
+		return nat.Port{}, nil
+	}
+	return port, nil
 }
 
 // entry returns the state of the machine's entry in the kernel's `machines` map; 0 where it has none.
@@ -90,10 +111,10 @@ func (l Local) entry() nat.State {
 	return 0
 }
 
-// natMachine is the kernel's entry for l, in the given state.
-func (m *Map) natMachine(l Local, s nat.State, port nat.Port) nat.Machine {
-	e := nat.Machine{ID: m.id(l.Machine), Network: l.Network, Epoch: l.Epoch, State: s, Port: port}
-	if s != nat.Delivering {
+// natMachine is the kernel's entry for l.
+func (m *Map) natMachine(l Local, port nat.Port) nat.Machine {
+	e := nat.Machine{ID: m.id(l.Machine), Network: l.Network, Epoch: l.Epoch, State: l.entry(), Port: port}
+	if e.State != nat.Delivering {
 		e.Host = l.Peer
 	}
 	return e
@@ -105,7 +126,7 @@ func (m *Map) putEntry(l Local) error {
 	if err != nil {
 		return err
 	}
-	return m.Datapath.PutMachine(m.natMachine(l, l.entry(), e.Port))
+	return m.Datapath.PutMachine(m.natMachine(l, e.Port))
 }
 
 // holdsName reports whether the machine's name is in use on this host because of l.
@@ -115,9 +136,7 @@ func (l Local) holdsName() bool {
 
 // remember brings l into memory: the machines, their names, and the allocator. The caller holds mu.
 func (m *Map) remember(l Local) {
-	if old, ok := m.local[l.Machine]; ok && m.byName[old.Name] == l.Machine {
-		delete(m.byName, old.Name)
-	}
+	m.forget(l.Machine)
 	m.local[l.Machine] = l
 	if l.holdsName() {
 		m.byName[l.Name] = l.Machine
@@ -162,22 +181,43 @@ func (m *Map) lookup(number addr.Machine) (Local, bool) {
 	return l, ok
 }
 
-// isHome reports whether this host is the home of the machine's block.
-func (m *Map) isHome(number addr.Machine) bool {
+// isHome reports whether this host is the home of the machine's block. Errors: ErrUnavailable, where this host does not
+// know the home: it could take its own machine for another's, and forget an id that is in use.
+func (m *Map) isHome(number addr.Machine) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.fleet.blocks[number.Block()].Home == m.Self.ID
+	b, ok := m.fleet.blocks[number.Block()]
+	if !ok {
+		return false, fmt.Errorf("home of block %d: %w, and the cache does not have it", number.Block(), ErrUnavailable)
+	}
+	return b.Home == m.Self.ID, nil
 }
 
-func (m *Map) localInStates(states ...LocalState) []addr.Machine {
+// yield makes l a machine that this host has nothing more to do with, but that it is its home, if it is. The last
+// owner that is known of had that epoch.
+func (m *Map) yield(ctx context.Context, l Local, epoch uint64) error {
+	home, err := m.isHome(l.Machine)
+	if err != nil {
+		return err
+	}
+	if !home {
+		return m.erase(ctx, l.Machine)
+	}
+	err = m.record(ctx, Local{Machine: l.Machine, Name: l.Name, Network: l.Network, Epoch: epoch, State: Issued})
+	m.unsettled.add(l.Machine) // it may have been destroyed meanwhile
+	return err
+}
+
+func (m *Map) localInState(state LocalState) []addr.Machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var numbers []addr.Machine
 	for number, l := range m.local {
-		if slices.Contains(states, l.State) {
+		if l.State == state {
 			numbers = append(numbers, number)
 		}
 	}
+	slices.Sort(numbers)
 	return numbers
 }
 
@@ -194,26 +234,40 @@ func (m *Map) lockNamed(ctx context.Context, name string) (Local, func(), error)
 		if err != nil {
 			return Local{}, nil, err
 		}
-		l, ok := m.lookup(number)
-		if ok && l.Name == name && l.State == Issued {
+		switch l, ok := m.lookup(number); {
+		case ok && l.Name == name && l.State == Issued:
 			unlock()
 			return Local{}, nil, m.unknown(name)
-		}
-		if ok && l.Name == name && l.holdsName() {
+		case ok && l.Name == name:
 			return l, unlock, nil
 		}
 		unlock() // destroyed, or gone, while we waited
 	}
 }
 
+// elsewhere returns the record of the machine of that name that the fleet's map has on another host. The caller holds mu.
+func (m *Map) elsewhere(name string) (Machine, bool) {
+	for _, r := range m.fleet.machines {
+		if r.Name == name && !r.Destroyed && r.Host != m.Self.ID {
+			return r, true
+		}
+	}
+	return Machine{}, false
+}
+
+func (m *Map) isElsewhere(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.elsewhere(name)
+	return ok
+}
+
 // unknown is the error for a name that this host has no machine of; it says where the machine is, where that is known.
 func (m *Map) unknown(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, r := range m.fleet.machines {
-		if r.Name == name && !r.Destroyed && r.Host != m.Self.ID {
-			return fmt.Errorf("%w %q on this host: it is on host %d; ask there", ErrUnknownMachine, name, r.Host)
-		}
+	if r, ok := m.elsewhere(name); ok {
+		return fmt.Errorf("%w %q on this host: it is on host %d; ask there", ErrUnknownMachine, name, r.Host)
 	}
 	return fmt.Errorf("%w %q: `ip6d machine list` shows those of this host", ErrUnknownMachine, name)
 }

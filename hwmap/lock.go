@@ -3,36 +3,34 @@ package hwmap
 import (
 	"context"
 	"sync"
-
-	"ip6d/addr"
 )
 
-// keyedLocks is a lock for each machine. The zero value is ready.
-type keyedLocks struct {
+// keyedLocks is a lock for each key. The zero value is ready.
+type keyedLocks[K comparable] struct {
 	mu   sync.Mutex // guards held
-	held map[addr.Machine]chan struct{}
+	held map[K]chan struct{}
 }
 
-// lock waits for the machine's lock and returns how to release it, or ctx's error.
-func (k *keyedLocks) lock(ctx context.Context, m addr.Machine) (unlock func(), err error) {
+// lock waits for the lock of k and returns how to release it, or ctx's error.
+func (l *keyedLocks[K]) lock(ctx context.Context, k K) (unlock func(), err error) {
 	for {
-		k.mu.Lock()
-		released, busy := k.held[m]
+		l.mu.Lock()
+		released, busy := l.held[k]
 		if !busy {
 			released = make(chan struct{})
-			if k.held == nil {
-				k.held = make(map[addr.Machine]chan struct{})
+			if l.held == nil {
+				l.held = make(map[K]chan struct{})
 			}
-			k.held[m] = released
-			k.mu.Unlock()
+			l.held[k] = released
+			l.mu.Unlock()
 			return func() {
-				k.mu.Lock()
-				defer k.mu.Unlock()
-				delete(k.held, m)
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				delete(l.held, k)
 				close(released)
 			}, nil
 		}
-		k.mu.Unlock()
+		l.mu.Unlock()
 		select {
 		case <-released:
 		case <-ctx.Done():
@@ -41,51 +39,63 @@ func (k *keyedLocks) lock(ctx context.Context, m addr.Machine) (unlock func(), e
 	}
 }
 
-// queue is a set of machines that somebody has to look at. The zero value is empty, and ready.
-type queue struct {
+// queue is a set of things to do, for any number of workers. The zero value is empty, and ready.
+type queue[K comparable] struct {
 	mu     sync.Mutex // guards wanted and wake
-	wanted map[addr.Machine]struct{}
-	wake   chan struct{}
+	wanted map[K]struct{}
+	wake   chan struct{} // holds a wish while wanted is not empty and nobody is known to look
 }
 
-// add puts machines in.
-func (q *queue) add(machines ...addr.Machine) {
+// add puts ks in; one that waits already is not put in twice.
+func (q *queue[K]) add(ks ...K) {
+	if len(ks) == 0 {
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.wanted == nil {
-		q.wanted = make(map[addr.Machine]struct{})
+		q.wanted = make(map[K]struct{})
 	}
-	for _, m := range machines {
-		q.wanted[m] = struct{}{}
+	for _, k := range ks {
+		q.wanted[k] = struct{}{}
 	}
 	wish(q.waker())
 }
 
-// take waits until there are machines and takes them all, or returns ctx's error.
-func (q *queue) take(ctx context.Context) ([]addr.Machine, error) {
+// take waits until there is one and takes it, or returns ctx's error.
+func (q *queue[K]) take(ctx context.Context) (K, error) {
 	for {
 		q.mu.Lock()
-		var all []addr.Machine
-		for m := range q.wanted {
-			all = append(all, m)
+		for k := range q.wanted {
+			delete(q.wanted, k)
+			if len(q.wanted) > 0 {
+				wish(q.waker()) // for the next worker
+			}
+			q.mu.Unlock()
+			return k, nil
 		}
-		clear(q.wanted)
 		wake := q.waker()
 		q.mu.Unlock()
-		if len(all) > 0 {
-			return all, nil
-		}
 		select {
 		case <-wake:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			var none K
+			return none, ctx.Err()
 		}
 	}
 }
 
-func (q *queue) waker() chan struct{} {
+func (q *queue[K]) waker() chan struct{} {
 	if q.wake == nil {
 		q.wake = make(chan struct{}, 1)
 	}
 	return q.wake
+}
+
+// wish asks for something once, however often it is called before the wish is taken.
+func wish(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

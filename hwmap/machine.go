@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -34,7 +33,8 @@ func checkName(name string) error {
 }
 
 // Create issues a stable address for a machine; the answer means that it is durable. The same name in the same network
-// again returns the same machine. Errors: ErrUsage, ErrNameTaken, addr.ErrExhausted, and those of the truth's store.
+// again returns the same machine. Errors: ErrUsage, ErrNameTaken, addr.ErrExhausted, nat.ErrFull, and those of the truth's
+// store.
 func (m *Map) Create(ctx context.Context, name string, network addr.Network) (MachineView, error) {
 	if err := checkName(name); err != nil {
 		return MachineView{}, err
@@ -42,137 +42,87 @@ func (m *Map) Create(ctx context.Context, name string, network addr.Network) (Ma
 	if network == 0 {
 		return MachineView{}, fmt.Errorf("%w: network 0 is the infrastructure network; a machine's is 1 to 4294967295", ErrUsage)
 	}
-	l, isNew, err := m.create(ctx, name, network)
+	unlock, err := m.naming.lock(ctx, name)
 	if err != nil {
 		return MachineView{}, err
 	}
-	if isNew {
-		if err := m.Datapath.PutMachine(m.natMachine(l, nat.Delivering, nat.Port{})); err != nil {
-			// Not half made. Nobody has seen the address, so the id is free again at once; its epoch is used up.
-			return MachineView{}, errors.Join(fmt.Errorf("create %q: %w", name, err), m.free(ctx, l))
+	defer unlock()
+	m.mu.Lock()
+	number, exists := m.byName[name]
+	l := m.local[number]
+	m.mu.Unlock()
+	if exists && l.Network != network {
+		return MachineView{}, fmt.Errorf("%w: %q is a machine of network %d; choose another name for one in network %d", ErrNameTaken, name, l.Network, network)
+	}
+	if !exists {
+		if l, err = m.issue(ctx, name, network); err != nil {
+			return MachineView{}, fmt.Errorf("create %q: %w", name, err)
 		}
 	}
-	wish(m.leaseWanted)
 	return m.view(l)
 }
 
-// create holds mu across the write, so that a name or an id is never given twice.
-func (m *Map) create(ctx context.Context, name string, network addr.Network) (l Local, isNew bool, err error) {
+// issue makes a new machine. The caller holds the name's lock.
+func (m *Map) issue(ctx context.Context, name string, network addr.Network) (Local, error) {
+	l, err := m.allocate()
+	wish(m.leaseWanted)
+	if err != nil {
+		return l, err
+	}
+	unlock, err := m.operations.lock(ctx, l.Machine)
+	if err != nil {
+		m.cancel(l.Machine)
+		return l, err
+	}
+	defer unlock()
+	l.Name, l.Network, l.State = name, network, Here
+	// The entry is first: it can be taken back, and nobody knows the address yet.
+	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
+		m.cancel(l.Machine)
+		return l, err
+	}
+	if err := m.record(ctx, l); err != nil {
+		err = errors.Join(err, m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch))
+		if !errors.Is(err, ErrInDoubt) {
+			m.cancel(l.Machine) // else the next start reads what is true, and losing an id is cheaper than issuing it twice
+		}
+		return l, err
+	}
+	return l, nil
+}
+
+// allocate takes a free id, and the epoch of its next user.
+func (m *Map) allocate() (Local, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if number, ok := m.byName[name]; ok {
-		l := m.local[number]
-		if l.Network != network {
-			return l, false, fmt.Errorf("%w: %q is a machine of network %d; choose another name for one in network %d", ErrNameTaken, name, l.Network, network)
+	for {
+		number, err := m.allocator.Allocate()
+		if err != nil {
+			return Local{}, fmt.Errorf("%w: this host's %d blocks are full, and no further one could be leased; `ip6d status` tells why", err, len(m.allocator.Blocks()))
 		}
-		return l, false, nil
-	}
-	number, err := m.allocator.Allocate()
-	if err != nil {
-		return l, false, fmt.Errorf("%w: this host's %d blocks are full and no further one could be leased; `ip6d status` tells why", err, len(m.allocator.Blocks()))
-	}
-	l = Local{
-		Machine: number, Name: name, Network: network, State: Here,
-		Epoch: max(m.local[number].Epoch, m.fleet.blocks[number.Block()].EpochFloor) + 1,
-	}
-	// The id is in use from here on, also when the write fails with an unknown outcome: losing an id is cheaper than
-	// issuing one twice, and a restart reads the truth.
-	_, err = m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: []Write{{Key: localKey(number), Value: encode(l)}}})
-	if err != nil {
-		if !errors.Is(err, ErrInDoubt) {
-			m.allocator.Cancel(number)
+		last := max(m.local[number].Epoch, m.fleet.blocks[number.Block()].EpochFloor)
+		if r, recorded := m.fleet.machines[number]; recorded && !r.Destroyed && r.Epoch > last {
+			m.Logger.Error("id not issued: the store has a machine with it; is this host's database an old copy?", "machine", number, "name", r.Name, "host", r.Host)
+			continue // it stays in use
 		}
-		return l, false, fmt.Errorf("write this host's database: %w", err)
+		return Local{Machine: number, Epoch: last + 1}, nil
 	}
-	m.remember(l)
-	return l, true, nil
 }
 
-// Attach gives the machine its port on this host: during a migration, on the target, the port that it will have. The
-// same spec again returns the same port. Errors: ErrUnknownMachine, ErrAttached, ErrState, ErrUsage, those of Ports.
-func (m *Map) Attach(ctx context.Context, name string, spec PortSpec) (MachineView, error) {
-	if (spec.Netns == "") == (spec.Existing == "") {
-		return MachineView{}, fmt.Errorf("%w: a port needs either a namespace to make it for or an existing device", ErrUsage)
-	}
-	l, unlock, err := m.lockNamed(ctx, name)
-	if err != nil {
-		return MachineView{}, err
-	}
-	defer unlock()
-	if l.State != Here && l.State != Incoming {
-		return MachineView{}, fmt.Errorf("%w: machine %q is %s; a port is attached where it is, or is to be", ErrState, name, l.State)
-	}
-	if l.Port != nil && l.Port.PortSpec != spec {
-		return MachineView{}, fmt.Errorf("%w: machine %q has the port %s; detach it first", ErrAttached, name, l.Port.Device)
-	}
-	s, err := m.stable(l)
-	if err != nil {
-		return MachineView{}, err
-	}
-	made, port, err := m.Ports.Attach(s, spec)
-	if err != nil {
-		return MachineView{}, fmt.Errorf("attach %q: %w", name, err)
-	}
-	was := l.Port
-	l.Port = &made
-	err = m.Datapath.AttachPort(port.Ifindex, s)
-	if err == nil && was == nil {
-		err = m.record(ctx, l)
-	}
-	if err == nil {
-		err = m.Datapath.PutMachine(m.natMachine(l, l.entry(), port))
-	}
-	if err != nil {
-		if was == nil {
-			err = errors.Join(err, m.detach(ctx, l))
-		}
-		return MachineView{}, fmt.Errorf("attach %q: %w", name, err)
-	}
-	return m.view(l)
+func (m *Map) cancel(number addr.Machine) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.allocator.Cancel(number)
 }
 
-// Detach takes the machine's port away; its address stays. Without a port it does nothing.
-// Errors: ErrUnknownMachine, and those of Ports.
-func (m *Map) Detach(ctx context.Context, name string) (MachineView, error) {
-	l, unlock, err := m.lockNamed(ctx, name)
-	if err != nil {
-		return MachineView{}, err
-	}
-	defer unlock()
-	if l.Port != nil {
-		if err := m.detach(ctx, l); err != nil {
-			return MachineView{}, fmt.Errorf("detach %q: %w", name, err)
-		}
-		l.Port = nil
-	}
-	return m.view(l)
-}
-
-// detach stops delivery, then removes the port, then says so in the truth: after a crash in between it can be repeated.
-func (m *Map) detach(ctx context.Context, l Local) error {
-	if err := m.Datapath.PutMachine(m.natMachine(l, l.entry(), nat.Port{})); err != nil {
-		return err
-	}
-	if err := m.removePort(*l.Port); err != nil {
-		return err
-	}
-	l.Port = nil
-	return m.record(ctx, l)
-}
-
-func (m *Map) removePort(p LocalPort) error {
-	if found, err := m.Ports.Find(p); err == nil {
-		if err := m.Datapath.DetachPort(found.Ifindex); err != nil {
-			return err
-		}
-	}
-	return m.Ports.Detach(p)
-}
-
-// Destroy ends the machine. Its id is quarantined by its home, then free. Destroying what does not exist succeeds.
-// Errors: ErrState while a migration is under way; ErrUnavailable and ErrInDoubt away from home.
+// Destroy ends the machine. Its id is quarantined by its home, then free. Destroying what this host has not heard of
+// succeeds. Errors: ErrUnknownMachine when it is on another host; ErrState while a migration is under way;
+// ErrUnavailable and ErrInDoubt away from home.
 func (m *Map) Destroy(ctx context.Context, name string) error {
 	l, unlock, err := m.lockNamed(ctx, name)
+	if errors.Is(err, ErrUnknownMachine) && !m.isElsewhere(name) {
+		return nil // repeated
+	}
 	if err != nil {
 		return err
 	}
@@ -180,20 +130,32 @@ func (m *Map) Destroy(ctx context.Context, name string) error {
 	if l.State != Here {
 		return fmt.Errorf("%w: machine %q is %s; finish or abort its migration first", ErrState, name, l.State)
 	}
-	home := m.isHome(l.Machine)
-	if !home {
+	home, err := m.isHome(l.Machine)
+	if err == nil && !home {
 		// The home learns it from the record; until it can be written, the machine is not destroyed.
-		if err := m.publishDestroyed(ctx, l); err != nil {
-			return fmt.Errorf("destroy %q: %w", name, err)
-		}
+		err = m.publishDestroyed(ctx, l)
+		m.unsettled.add(l.Machine) // should that be in doubt
 	}
-	if l.Port != nil {
-		if err := m.removePort(*l.Port); err != nil {
-			return fmt.Errorf("destroy %q: %w", name, err)
-		}
+	if err == nil {
+		err = m.end(ctx, l)
+	}
+	if err != nil {
+		return fmt.Errorf("destroy %q: %w", name, err)
+	}
+	return nil
+}
+
+// end removes all that this host has of a machine that is destroyed, which its record says where it is away from home.
+func (m *Map) end(ctx context.Context, l Local) error {
+	home, err := m.isHome(l.Machine)
+	if err != nil {
+		return err
+	}
+	if err := m.removePort(l); err != nil {
+		return err
 	}
 	if err := m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch); err != nil {
-		return fmt.Errorf("destroy %q: %w", name, err)
+		return err
 	}
 	if !home {
 		return m.erase(ctx, l.Machine)
@@ -209,76 +171,71 @@ func (m *Map) quarantine(ctx context.Context, l Local, epoch uint64) error {
 	return err
 }
 
-// free makes the id of l free to be issued again, above its epoch.
-func (m *Map) free(ctx context.Context, l Local) error {
-	err := m.record(ctx, Local{Machine: l.Machine, Epoch: l.Epoch, State: Free})
-	if err == nil {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.allocator.Cancel(l.Machine)
-	}
-	return err
-}
-
 // Machines returns the machines of this host, and those that it knows to be elsewhere, ordered by name.
 func (m *Map) Machines() ([]MachineView, error) {
 	m.mu.Lock()
-	var all []MachineView
-	for _, number := range slices.Sorted(maps.Keys(m.local)) {
-		if l := m.local[number]; l.holdsName() && l.State != Issued {
-			all = append(all, MachineView{Local: l})
+	var all []Local
+	for _, l := range m.local {
+		if l.holdsName() && l.State != Issued {
+			all = append(all, l)
 		}
 	}
 	for number, r := range m.fleet.machines {
 		if l, ok := m.local[number]; !r.Destroyed && (!ok || l.State == Issued) {
-			all = append(all, MachineView{Local: Local{Machine: number, Name: r.Name, Network: r.Network, Epoch: r.Epoch}, Host: r.Host})
+			all = append(all, remote(r))
 		}
 	}
 	m.mu.Unlock()
-	slices.SortFunc(all, func(a, b MachineView) int {
-		return strings.Compare(a.Name, b.Name)
-	})
-	for i, v := range all {
-		complete, err := m.complete(v)
-		if err != nil {
+	slices.SortFunc(all, func(a, b Local) int { return strings.Compare(a.Name, b.Name) })
+	views := make([]MachineView, len(all))
+	for i, l := range all {
+		var err error
+		if views[i], err = m.view(l); err != nil {
 			return nil, err
 		}
-		all[i] = complete
 	}
-	return all, nil
+	return views, nil
 }
 
 // Machine returns the machine of that name. Errors: ErrUnknownMachine.
 func (m *Map) Machine(name string) (MachineView, error) {
-	all, err := m.Machines()
-	if err != nil {
-		return MachineView{}, err
-	}
-	for _, v := range all {
-		if v.Name == name {
-			return v, nil
-		}
+	m.mu.Lock()
+	l, ok := m.local[m.byName[name]]
+	r, known := m.elsewhere(name)
+	m.mu.Unlock()
+	switch {
+	case ok && l.Name == name && l.State != Issued:
+		return m.view(l)
+	case known:
+		return m.view(remote(r))
 	}
 	return MachineView{}, m.unknown(name)
 }
 
-func (m *Map) view(l Local) (MachineView, error) { return m.complete(MachineView{Local: l}) }
+// remote is what this host says of a machine that is on another.
+func remote(r Machine) Local {
+	return Local{Machine: r.Machine, Name: r.Name, Network: r.Network, Epoch: r.Epoch}
+}
 
-func (m *Map) complete(v MachineView) (MachineView, error) {
-	s, err := m.stable(v.Local)
+func (m *Map) view(l Local) (MachineView, error) {
+	s, err := m.stable(l)
 	if err != nil {
-		return v, err
+		return MachineView{}, err
 	}
-	v.ID, v.Stable = s.ID(), s
-	switch v.State {
+	v := MachineView{Local: l, ID: s.ID(), Stable: s}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch l.State {
 	case Here, Leaving, Switching:
 		v.Host = m.Self.ID
-	case Away, Incoming:
-		v.Host = v.Peer
-	case Issued:
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		v.Host, _ = m.fleet.where(v.Machine)
+	case Incoming:
+		v.Host = l.Peer
+	case Away:
+		if v.Host = l.Peer; m.fleet.machines[l.Machine].Epoch > l.Epoch {
+			v.Host = m.fleet.machines[l.Machine].Host
+		}
+	default:
+		v.Host, _ = m.fleet.where(l.Machine)
 		v.State = ""
 	}
 	return v, nil

@@ -15,7 +15,8 @@ import (
 	"ip6d/nat"
 )
 
-// Datapath is the kernel's maps; package nat implements it.
+// Datapath is the kernel's maps; nat.Datapath implements it. A write that meets a higher epoch changes nothing and
+// returns nat.ErrStale; one that finds no room returns nat.ErrFull. Deleting what is not there succeeds.
 type Datapath interface {
 	AttachPort(ifindex int, s addr.Stable) error
 	DetachPort(ifindex int) error
@@ -24,7 +25,8 @@ type Datapath interface {
 	Machine(addr.ID) (nat.Machine, bool, error)
 	Machines() ([]nat.Machine, error)
 	DeleteMachine(id addr.ID, epoch uint64) error
-	Flip(id addr.ID, to addr.Host, epoch uint64) error // to Away in one map write
+	// Flip makes a delivering entry one that is away, in one map write. The same again changes nothing.
+	Flip(id addr.ID, to addr.Host, epoch uint64) error
 
 	PutMoved(nat.Moved) error
 	DeleteMoved(id addr.ID, epoch uint64) error
@@ -36,17 +38,20 @@ type Datapath interface {
 
 // Ports makes and finds the devices of machines.
 type Ports interface {
-	// Attach makes the port that spec asks for, or takes an existing device. The same again returns the same port.
+	// Attach makes the port that spec asks for, or takes an existing device. The same again returns the same port. An
+	// Attach that fails leaves nothing behind.
 	Attach(s addr.Stable, spec PortSpec) (LocalPort, nat.Port, error)
 	// Find returns a port made before, after a restart. The device may be gone: the error is then not nil.
 	Find(LocalPort) (nat.Port, error)
-	// Detach undoes Attach. It succeeds when the device is gone.
+	// Detach undoes Attach: a device that was made is deleted, another is given back, and is down. It succeeds when the
+	// device is gone.
 	Detach(LocalPort) error
 	// SetHosts keeps routes and next hops to these hosts, and to no others.
 	SetHosts([]Host) error
 }
 
-// Peers asks other hosts. See the API's PeerService.
+// Peers asks other hosts: it calls Map's methods of the same names there. See the API's PeerService.
+// An error in which nobody answered is ErrUnavailable.
 type Peers interface {
 	Accept(ctx context.Context, target Host, m addr.Machine) error
 	Check(ctx context.Context, h Host, m addr.Machine) (PeerView, error)
@@ -83,58 +88,77 @@ type Options struct {
 type Map struct {
 	Options
 	standalone bool
+	gate       *gate // what Options.Fleet is, once the Map is made
 
-	// operations serialises what is done with one machine, across calls to stores and peers.
-	operations keyedLocks
-	// unsettled are machines whose record is to be read again; see settle.go.
-	unsettled queue
-	// leaseWanted asks for another block; applyWanted asks to publish what is applied. Each holds one wish.
+	// naming and operations serialise what is done about a name and with a machine, across calls to stores and peers. Who
+	// needs both takes the name's lock first.
+	naming     keyedLocks[string]
+	operations keyedLocks[addr.Machine]
+
+	unsettled queue[addr.Machine] // machines whose record is to be read again; see settle.go
+	hints     queue[hint]         // for other hosts; see hint.go
+	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied. Each holds one wish.
 	leaseWanted, appliedWanted chan struct{}
 
-	mu        sync.Mutex // guards what follows; never held across a call to the fleet's store or a peer
+	mu        sync.Mutex // guards what follows; never held across a call to a store or a peer
 	local     map[addr.Machine]Local
 	byName    map[string]addr.Machine // of local machines that hold a name here
 	allocator *addr.Allocator
 	fleet     fleetView
+	state     HostState // of this host's record
 }
 
-// Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then claims the
-// host's id in the fleet's store; where the store cannot be reached, a host that joined before goes on without.
-// Errors: ErrClaimed, ErrDisagree, ErrUnavailable (a host's first start), and those of the stores.
+// Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then joins the
+// fleet; where the store cannot be reached, a host that joined before goes on without.
+//
+// Errors: ErrClaimed, ErrDisagree, ErrUnavailable (a host's first start), ErrCorrupt, and those of the stores. The kernel's
+// maps then stay as they are, and packets go on flowing.
 func Open(ctx context.Context, o Options) (*Map, error) {
 	m := &Map{
 		Options:       o,
 		standalone:    o.Fleet == o.Truth,
+		gate:          &gate{Store: o.Fleet, why: errNotJoined},
 		leaseWanted:   make(chan struct{}, 1),
 		appliedWanted: make(chan struct{}, 1),
 		local:         make(map[addr.Machine]Local),
 		byName:        make(map[string]addr.Machine),
+		allocator:     addr.NewAllocator(addr.AllocatorOptions{Now: o.Now}),
 		fleet:         newFleetView(),
+		state:         Joined,
 	}
-	m.allocator = addr.NewAllocator(addr.AllocatorOptions{Quarantine: o.Quarantine, Now: o.Now})
+	m.Fleet = m.gate
 	if err := m.restoreCache(ctx); err != nil {
 		return nil, fmt.Errorf("restore the fleet's map: %w", err)
 	}
 	if err := m.restoreTruth(ctx); err != nil {
 		return nil, fmt.Errorf("restore this host's machines: %w", err)
 	}
-	err := m.join(ctx)
-	if _, joined := m.fleet.hosts[o.Self.ID]; errors.Is(err, ErrUnavailable) && joined {
+	_, err := m.catchUp(ctx)
+	if err == nil && m.allocator.Size() == 0 {
+		err = m.leaseBlock(ctx)
+	}
+	known, joined := m.fleet.hosts[o.Self.ID]
+	cutOff := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrInDoubt)
+	if cutOff && joined && known.Identity == o.Self.Identity {
 		m.Logger.Warn("store unreachable, going on from the cache", "error", err)
+		m.setFollowing(false, err)
 		return m, nil
 	}
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
-// Run follows the fleet's map and settles what changes, until ctx ends.
+// Run follows the fleet's map and settles what changes, until ctx ends; it returns ctx's error. No goroutine of the
+// Map outlives it.
 func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.follow(ctx) })
-	g.Go(func() error { return m.settle(ctx) })
-	g.Go(func() error { return m.lease(ctx) })
-	g.Go(func() error { return m.sweep(ctx) })
-	g.Go(func() error { return m.publishApplied(ctx) })
-	g.Go(func() error { return m.stayAlive(ctx) })
+	for _, task := range []func(context.Context) error{
+		m.follow, m.settle, m.deliverHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive,
+	} {
+		g.Go(func() error { return task(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -145,6 +169,12 @@ func (m *Map) stable(l Local) (addr.Stable, error) {
 
 func (m *Map) id(number addr.Machine) addr.ID { return addr.ID{Cell: m.Cell, Machine: number} }
 
+// How long a task waits before it tries again what a store or a peer failed: at first, and at most.
+const (
+	retryPause    = time.Second
+	maxRetryPause = 8 * time.Second
+)
+
 // pause waits for d and up to half of it more, so that hosts do not return to a store all at once. It returns ctx's error.
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d + rand.N(d/2))
@@ -154,13 +184,5 @@ func pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	case <-t.C:
 		return nil
-	}
-}
-
-// wish asks for something once, however often it is called before the wish is taken.
-func wish(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }

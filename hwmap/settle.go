@@ -3,34 +3,39 @@ package hwmap
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"ip6d/addr"
 )
 
-// settle acts on machines of this host whose record changed, by reading it from the store: it may be long outdated in
-// the watch, and the hints of other hosts say nothing but that there is something to read.
+// settlers is how many machines are settled at once, so that one that waits for a slow host or a long operation does not
+// hold up the others.
+const settlers = 8
+
+// settle acts on machines of this host whose record may have changed, by reading it from the store: what the watch said may
+// be long outdated, and the hints of other hosts say nothing but that there is something to read.
 func (m *Map) settle(ctx context.Context) error {
-	for {
-		machines, err := m.unsettled.take(ctx)
-		if err != nil {
-			return err
-		}
-		failed := false
-		for _, number := range machines {
-			if err := m.settleMachine(ctx, number); err != nil && ctx.Err() == nil {
-				failed = true
-				m.Logger.Warn("machine not settled, trying again", "machine", number, "error", err)
-				m.unsettled.add(number)
+	g, ctx := errgroup.WithContext(ctx)
+	for range settlers {
+		g.Go(func() error {
+			for {
+				number, err := m.unsettled.take(ctx)
+				if err != nil {
+					return err
+				}
+				if err := m.settleMachine(ctx, number); err != nil && ctx.Err() == nil {
+					m.Logger.Warn("machine not settled, trying again", "machine", number, "error", err)
+					g.Go(func() error {
+						defer m.unsettled.add(number)
+						return pause(ctx, retryPause)
+					})
+				}
 			}
-		}
-		if failed {
-			if err := pause(ctx, retryPause); err != nil {
-				return err
-			}
-		}
+		})
 	}
+	return g.Wait()
 }
 
 func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
@@ -43,85 +48,91 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 	if !known {
 		return nil
 	}
-	e, err := m.Fleet.Get(ctx, machineKey(number))
-	if err != nil {
-		return err
-	}
-	if e[0].Value == nil {
-		return nil // never moved
-	}
-	r, err := decode[Machine](e[0])
+	s, err := m.read(ctx, number)
 	if errors.Is(err, errMalformed) {
 		m.Logger.Error("record left alone", "error", err)
 		return nil
 	}
+	if err != nil {
+		return err
+	}
 	switch l.State {
+	case Here:
+		return m.settleHere(ctx, l, s)
 	case Leaving, Switching:
-		if l.State == Leaving && r.MovingTo == 0 && r.Epoch == l.Epoch {
-			return nil // begin has not come so far, or an abort did: the next call on it finds out
+		_, err := m.resolve(ctx, l, s)
+		if errors.Is(err, ErrState) {
+			m.Logger.Error("machine needs an operator", "error", err)
+			return nil
 		}
-		_, err := m.resolve(ctx, &l, e[0])
 		return err
 	case Incoming:
 		switch {
-		case r.Host == m.Self.ID && r.Epoch > l.Epoch && !r.Destroyed:
-			return m.arrive(ctx, l, r)
-		case r.MovingTo != m.Self.ID || r.Epoch != l.Epoch:
+		case s.arrived(m.Self.ID, l):
+			return m.arrive(ctx, l, *s.record)
+		case !s.invites(m.Self.ID, l):
 			return m.withdraw(ctx, l)
 		}
-	case Here:
-		switch {
-		case r.Host != m.Self.ID && r.Epoch > l.Epoch:
-			m.Logger.Error("another host owns a machine that this host has; destroy one of the two", "machine", l.Name, "host", r.Host, "epoch", r.Epoch)
-		case r.Host == m.Self.ID && r.MovingTo != 0:
-			// Left by a begin that was given up while its outcome was unknown.
-			return m.abort(ctx, l)
-		}
 	case Issued:
-		if r.Destroyed {
-			return m.quarantine(ctx, l, r.Epoch)
+		if r := s.record; r != nil && r.Destroyed {
+			return m.quarantine(ctx, l, max(l.Epoch, r.Epoch))
 		}
 	case Quarantined:
-		if !r.Destroyed && r.Epoch <= l.Epoch {
-			return m.publishDestroyed(ctx, l)
+		if r := s.record; r != nil && r.Epoch > l.Epoch && !r.Destroyed {
+			m.Logger.Error("another host has a machine with an id in quarantine; it is not freed", "machine", r.Name, "host", r.Host, "epoch", r.Epoch)
+			return nil
 		}
+		return m.publishDestroyed(ctx, l)
+	case Free:
+		return m.unpublish(ctx, l, s)
 	}
 	return nil
 }
 
-// publishDestroyed marks the machine's record, where it has one, as destroyed. Errors: ErrUnavailable, ErrInDoubt,
-// ErrConflict: the machine is another host's.
-func (m *Map) publishDestroyed(ctx context.Context, l Local) error {
-	key := machineKey(l.Machine)
-	e, err := m.Fleet.Get(ctx, key)
-	if err != nil || e[0].Value == nil {
-		return err
-	}
-	r, err := decode[Machine](e[0])
+// settleHere acts on the record of a machine that is on this host and going nowhere.
+func (m *Map) settleHere(ctx context.Context, l Local, s stored) error {
+	home, err := m.isHome(l.Machine)
 	if err != nil {
 		return err
 	}
-	if r.Destroyed {
+	switch r := s.record; {
+	case r == nil && home: // never moved
+		return nil
+	case r == nil: // a missing record frees nothing: its owner publishes it again
+	case r.Epoch < l.Epoch && home:
+		return m.unpublish(ctx, l, s)
+	case r.Epoch < l.Epoch:
+	case r.Epoch > l.Epoch || r.Host != m.Self.ID:
+		m.Logger.Error("another host owns a machine that this host has; destroy it here", "machine", l.Name, "host", r.Host, "epoch", r.Epoch, "epoch_here", l.Epoch)
+		return nil
+	case r.Destroyed: // a destroy that did not come to its end
+		return m.end(ctx, l)
+	case r.MovingTo == 0:
 		return nil
 	}
-	if r.Host != m.Self.ID || r.Epoch != l.Epoch {
-		return fmt.Errorf("%w: the store has the machine on host %d at epoch %d, this host has it at epoch %d", ErrConflict, r.Host, r.Epoch, l.Epoch)
+	// Missing, of an earlier owner, or left by a begin that was given up while its outcome was unknown.
+	owned := m.owned(l)
+	_, err = m.replace(ctx, s, &owned)
+	return err
+}
+
+// unpublish deletes a record of an earlier use of the id of l, at its home: a transaction that was long on its way wrote it.
+func (m *Map) unpublish(ctx context.Context, l Local, s stored) error {
+	home, err := m.isHome(l.Machine)
+	if err != nil || !home || s.record == nil || s.record.Epoch > l.Epoch {
+		return err
 	}
-	r.Destroyed, r.MovingTo = true, 0
-	_, err = m.Fleet.Commit(ctx, Txn{
-		If:   []Condition{{Key: key, ModRevision: e[0].ModRevision}},
-		Then: []Write{{Key: key, Value: encode(r)}},
-	})
+	_, err = m.replace(ctx, s, nil)
 	return err
 }
 
 // sweepPause is how often quarantines are looked at.
 const sweepPause = 10 * time.Second
 
-// sweep frees the ids whose quarantine has passed. The key goes first: while it stands, the id is not free.
+// sweep frees the ids whose quarantine has passed.
 func (m *Map) sweep(ctx context.Context) error {
 	for {
-		for _, number := range m.localInStates(Quarantined) {
+		for _, number := range m.localInState(Quarantined) {
 			if err := m.release(ctx, number); err != nil && ctx.Err() == nil {
 				m.Logger.Warn("id not freed, trying again", "machine", number, "error", err)
 			}
@@ -132,6 +143,8 @@ func (m *Map) sweep(ctx context.Context) error {
 	}
 }
 
+// release makes an id free to be issued again, above its epoch, if its quarantine has passed. The key goes first: while
+// it stands, the id is not free.
 func (m *Map) release(ctx context.Context, number addr.Machine) error {
 	unlock, err := m.operations.lock(ctx, number)
 	if err != nil {
@@ -142,25 +155,18 @@ func (m *Map) release(ctx context.Context, number addr.Machine) error {
 	if !ok || l.State != Quarantined || m.Now().Before(l.Until) {
 		return nil
 	}
-	key := machineKey(number)
-	e, err := m.Fleet.Get(ctx, key)
+	s, err := m.read(ctx, number)
 	if err != nil {
 		return err
 	}
-	if e[0].Value != nil {
-		if err := m.publishDestroyed(ctx, l); err != nil {
-			return err
+	if r := s.record; r != nil {
+		if r.Epoch > l.Epoch && !r.Destroyed {
+			return m.disputed(l, r)
 		}
-		if e, err = m.Fleet.Get(ctx, key); err != nil {
-			return err
-		}
-		_, err := m.Fleet.Commit(ctx, Txn{
-			If:   []Condition{{Key: key, ModRevision: e[0].ModRevision}},
-			Then: []Write{{Key: key}},
-		})
-		if err != nil {
+		l.Epoch = max(l.Epoch, r.Epoch)
+		if _, err := m.replace(ctx, s, nil); err != nil {
 			return err
 		}
 	}
-	return m.free(ctx, l)
+	return m.record(ctx, Local{Machine: number, Epoch: l.Epoch, State: Free})
 }

@@ -21,6 +21,7 @@ func (m *Map) Status() Status {
 		Self: m.Self, Following: m.fleet.following, Revision: m.fleet.revision, StoreErr: m.fleet.err,
 		Machines: make(map[LocalState]int), IDsFree: m.allocator.Free(),
 	}
+	s.Self.State = m.state
 	for _, l := range m.local {
 		if !l.holdsName() && l.State != Quarantined {
 			continue

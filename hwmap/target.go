@@ -9,46 +9,73 @@ import (
 	"ip6d/nat"
 )
 
+// invites reports whether the record says that the machine comes to self from where l says.
+func (s stored) invites(self addr.Host, l Local) bool {
+	r := s.record
+	return r != nil && r.MovingTo == self && r.Host == l.Peer && r.Epoch == l.Epoch && !r.Destroyed
+}
+
+// arrived reports whether the record says that self owns the machine by now.
+func (s stored) arrived(self addr.Host, l Local) bool {
+	r := s.record
+	return r != nil && r.Host == self && r.Epoch > l.Epoch && !r.Destroyed
+}
+
 // Accept makes this host the durable target of a machine's migration, if the store's record says so: the record alone
-// counts, not the caller. Errors: ErrState, ErrNameTaken, ErrUnavailable.
+// counts, not the caller. Errors: ErrState, ErrNameTaken, ErrUnavailable, those of Datapath and of the truth's store.
 func (m *Map) Accept(ctx context.Context, number addr.Machine) error {
+	// Read twice, because the name's lock comes before the machine's, and only the record tells the name.
+	s, err := m.read(ctx, number)
+	if err != nil {
+		return err
+	}
+	if s.record == nil {
+		return fmt.Errorf("%w: the store has no record of machine %d", ErrState, number)
+	}
+	name := s.record.Name
+	unlockName, err := m.naming.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlockName()
 	unlock, err := m.operations.lock(ctx, number)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	e, err := m.Fleet.Get(ctx, machineKey(number))
-	if err != nil {
+	if s, err = m.read(ctx, number); err != nil {
 		return err
 	}
-	if e[0].Value == nil {
-		return fmt.Errorf("%w: the store has no record of machine %d", ErrState, number)
+	if r := s.record; r == nil || r.Name != name || r.MovingTo != m.Self.ID || r.Host == m.Self.ID || r.Destroyed {
+		return fmt.Errorf("%w: the record of machine %q does not say that it moves to host %d", ErrState, name, m.Self.ID)
 	}
-	r, err := decode[Machine](e[0])
-	if err != nil {
-		return err
-	}
-	if r.MovingTo != m.Self.ID || r.Host == m.Self.ID || r.Destroyed {
-		return fmt.Errorf("%w: the record of machine %q has it on host %d, moving to %d; this is host %d", ErrState, r.Name, r.Host, r.MovingTo, m.Self.ID)
-	}
-	l := Local{Machine: number, Name: r.Name, Network: r.Network, Epoch: r.Epoch, State: Incoming, Peer: r.Host}
-	now, known := m.lookup(number)
-	switch {
-	case known && now.State == Incoming && now.Epoch == r.Epoch && now.Peer == r.Host:
-		return m.putEntry(now) // repeated
-	case known && now.State != Issued && now.State != Free && now.State != Incoming:
-		return fmt.Errorf("%w: machine %q is %s on host %d; finish that migration first", ErrState, now.Name, now.State, m.Self.ID)
-	}
+	return m.accept(ctx, *s.record)
+}
+
+func (m *Map) accept(ctx context.Context, r Machine) error {
 	m.mu.Lock()
+	now := m.local[r.Machine]
 	holder, taken := m.byName[r.Name]
 	m.mu.Unlock()
-	if taken && holder != number {
+	switch {
+	case taken && holder != r.Machine:
 		return fmt.Errorf("%w: host %d has another machine %q, with number %d", ErrNameTaken, m.Self.ID, r.Name, holder)
+	case now.Epoch > r.Epoch:
+		return fmt.Errorf("%w: host %d knows machine %q at epoch %d, the record is of epoch %d", ErrState, m.Self.ID, r.Name, now.Epoch, r.Epoch)
+	case now.State == Incoming && now.Epoch == r.Epoch && now.Peer == r.Host:
+		return m.putEntry(now) // repeated
+	case now.State == Incoming: // of an earlier migration that was aborted
+		if err := m.withdraw(ctx, now); err != nil {
+			return err
+		}
+	case now.State != Issued && now.State != Free && now.State != "":
+		return fmt.Errorf("%w: machine %q is %s on host %d; finish that migration first", ErrState, now.Name, now.State, m.Self.ID)
 	}
+	l := Local{Machine: r.Machine, Name: r.Name, Network: r.Network, Epoch: r.Epoch, State: Incoming, Peer: r.Host}
 	if err := m.record(ctx, l); err != nil {
 		return err
 	}
-	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Incoming, nat.Port{})); err != nil {
+	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
 		return errors.Join(err, m.withdraw(ctx, l))
 	}
 	return nil
@@ -60,10 +87,13 @@ func (m *Map) Check(number addr.Machine) (PeerView, error) {
 	if err != nil || !ok {
 		return PeerView{}, err
 	}
+	// Only what is durable counts: the other host relies on it.
+	l, _ := m.lookup(number)
+	attached := e.Port.Ifindex != 0 && l.Epoch == e.Epoch && l.entry() == e.State
 	return PeerView{
 		Epoch:      e.Epoch,
-		Ready:      e.State == nat.Incoming && e.Port.Ifindex != 0,
-		Delivering: e.State == nat.Delivering && e.Port.Ifindex != 0,
+		Ready:      attached && e.State == nat.Incoming,
+		Delivering: attached && e.State == nat.Delivering,
 	}, nil
 }
 
@@ -85,16 +115,11 @@ func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
 
 // withdraw ends an incoming machine that does not come: its port goes.
 func (m *Map) withdraw(ctx context.Context, l Local) error {
-	if l.Port != nil {
-		if err := m.removePort(*l.Port); err != nil {
-			return err
-		}
+	if err := m.removePort(l); err != nil {
+		return err
 	}
 	if err := m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch); err != nil {
 		return err
 	}
-	if m.isHome(l.Machine) {
-		return m.record(ctx, Local{Machine: l.Machine, Name: l.Name, Network: l.Network, Epoch: l.Epoch, State: Issued})
-	}
-	return m.erase(ctx, l.Machine)
+	return m.yield(ctx, l, l.Epoch)
 }

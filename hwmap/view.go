@@ -14,6 +14,8 @@ type fleetView struct {
 	blocks   map[addr.Block]Block
 	machines map[addr.Machine]Machine
 
+	lost map[addr.Block]struct{} // this host's blocks whose records have gone from the store
+
 	following bool  // whether the store is being watched
 	err       error // why not
 }
@@ -23,6 +25,7 @@ func newFleetView() fleetView {
 		hosts:    make(map[addr.Host]Host),
 		blocks:   make(map[addr.Block]Block),
 		machines: make(map[addr.Machine]Machine),
+		lost:     make(map[addr.Block]struct{}),
 	}
 }
 

@@ -1,0 +1,120 @@
+package hwmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Finish waits until the machine's host delivers and every live host has applied the switchover; then this host forgets
+// the machine, and its port goes. Errors: ErrUnknownMachine, ErrState, ErrUnavailable, ErrLagging when ctx ends first,
+// with the hosts that lag.
+func (m *Map) Finish(ctx context.Context, name string) error {
+	l, unlock, err := m.lockNamed(ctx, name)
+	if errors.Is(err, ErrUnknownMachine) && m.isElsewhere(name) {
+		return nil // repeated
+	}
+	if err != nil {
+		return err
+	}
+	unlock() // not held while waiting: it may take long
+	if l.State != Away {
+		return m.wrongState(l, "finish the migration")
+	}
+	err = m.waitFollowed(ctx, l)
+	if err == nil {
+		err = m.finish(ctx, l)
+	}
+	if err != nil {
+		return fmt.Errorf("finish migration of %q: %w", name, err)
+	}
+	return nil
+}
+
+func (m *Map) finish(ctx context.Context, l Local) error {
+	unlock, err := m.operations.lock(ctx, l.Machine)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, ok := m.lookup(l.Machine)
+	if !ok || now.State != Away || now.Epoch != l.Epoch {
+		return nil // somebody else finished it
+	}
+	if err := m.removePort(now); err != nil {
+		return err
+	}
+	if err := m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch); err != nil {
+		return err
+	}
+	return m.yield(ctx, now, l.Epoch+1)
+}
+
+// How often finish looks: at first, and at least.
+const (
+	finishPause    = 50 * time.Millisecond
+	maxFinishPause = time.Second
+)
+
+// waitFollowed waits until the machine is delivered where the store says it is, and every live host sends there by itself.
+func (m *Map) waitFollowed(ctx context.Context, l Local) error {
+	wait := finishPause
+	for {
+		err := m.followed(ctx, l)
+		if err == nil || !errors.Is(err, ErrLagging) && !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		if pause(ctx, wait) != nil {
+			return err
+		}
+		wait = min(2*wait, maxFinishPause)
+	}
+}
+
+func (m *Map) followed(ctx context.Context, l Local) error {
+	s, err := m.read(ctx, l.Machine)
+	if err != nil {
+		return err
+	}
+	switch r := s.record; {
+	case r == nil:
+		// Destroyed, and its id is free: nobody needs forwarding. Or the store lost it, and its owner publishes it again.
+		err = m.checkDelivered(ctx, l, Machine{Host: l.Peer, Epoch: l.Epoch + 1}, false)
+	case !r.Destroyed && r.Host != m.Self.ID:
+		err = m.checkDelivered(ctx, l, *r, true)
+	}
+	if err != nil {
+		return err
+	}
+	hosts, err := m.lagging(ctx, l.Revision)
+	if err != nil {
+		return err
+	}
+	if len(hosts) > 0 {
+		return fmt.Errorf("%w: hosts %v have not applied revision %d", ErrLagging, hosts, l.Revision)
+	}
+	return nil
+}
+
+// checkDelivered asks the owner of r whether it delivers the machine at that epoch. Errors: ErrLagging when the answer is
+// not as wanted; ErrUnknownHost.
+func (m *Map) checkDelivered(ctx context.Context, l Local, r Machine, wanted bool) error {
+	owner, err := m.host(r.Host)
+	if err != nil {
+		if !wanted {
+			return nil
+		}
+		return err
+	}
+	seen, err := m.Peers.Check(ctx, owner, l.Machine)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: host %d: %w", ErrLagging, r.Host, err)
+	case wanted && !seen.Delivering:
+		return fmt.Errorf("%w: host %d does not deliver yet", ErrLagging, r.Host)
+	case !wanted && seen.Delivering && seen.Epoch == r.Epoch:
+		return fmt.Errorf("%w: the record of the machine has gone from the store, and host %d delivers it", ErrLagging, r.Host)
+	}
+	return nil
+}

@@ -1,0 +1,519 @@
+package hwmap_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ip6d/addr"
+	"ip6d/hwmap"
+	"ip6d/nat"
+)
+
+const cell addr.Cell = 1
+
+// fleet is some servers and the store that they share, in the virtual time of a synctest bubble.
+type fleet struct {
+	t       *testing.T
+	store   hwmap.Store
+	memory  *memory // the same, where it is one
+	servers map[addr.Host]*server
+
+	mu         sync.Mutex // guards all below
+	fault      func(host addr.Host, what string) fault
+	delivering map[addr.ID]map[addr.Host]uint64 // which kernels deliver, and at which epoch
+}
+
+// server is what survives a daemon. Its kernel and devices are gone after a reboot.
+type server struct {
+	fleet        *fleet
+	id           addr.Host
+	identity     string
+	truth, cache hwmap.Store
+	kernel       *kernel
+	devices      *devices
+	quarantine   time.Duration
+	log          *logs
+
+	mu     sync.Mutex // guards all below
+	daemon *hwmap.Map // nil: down
+	steps  *steps
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// logs fails the test on errors that nobody expects.
+type logs struct{ t *testing.T }
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.t.Helper()
+	l.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// newFleet starts n servers.
+func newFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	store := newMemory()
+	return newFleetOn(t, store, n)
+}
+
+func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
+	t.Helper()
+	f := &fleet{t: t, store: store, servers: make(map[addr.Host]*server), delivering: make(map[addr.ID]map[addr.Host]uint64)}
+	f.memory, _ = store.(*memory)
+	for i := range n {
+		f.add(addr.Host(i + 1)).start()
+	}
+	t.Cleanup(func() {
+		for _, s := range f.servers {
+			s.stop()
+		}
+	})
+	return f
+}
+
+// add makes a server without a daemon.
+func (f *fleet) add(id addr.Host) *server {
+	s := &server{
+		fleet: f, id: id, identity: fmt.Sprintf("identity-%d", id), truth: newMemory(), cache: newMemory(),
+		devices: newDevices(), quarantine: time.Hour, log: &logs{f.t},
+	}
+	s.kernel = newKernel(id, func(m nat.Machine) { f.seen(id, m) })
+	f.servers[id] = s
+	return s
+}
+
+// seen watches over what must hold at every moment: one kernel at most delivers a machine.
+func (f *fleet) seen(host addr.Host, m nat.Machine) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	hosts := f.delivering[m.ID]
+	if hosts == nil {
+		hosts = make(map[addr.Host]uint64)
+		f.delivering[m.ID] = hosts
+	}
+	delete(hosts, host)
+	if m.State == nat.Delivering {
+		hosts[host] = m.Epoch
+	}
+	if len(hosts) > 1 {
+		f.t.Errorf("machine %s is delivered on more than one host (host: epoch): %v", m.ID, hosts)
+	}
+}
+
+// inject makes f decide about every step from now on; nil: nothing goes wrong.
+func (f *fleet) inject(decide func(host addr.Host, what string) fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fault = decide
+}
+
+func (f *fleet) next(host addr.Host, what string) fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fault == nil {
+		return none
+	}
+	return f.fault(host, what)
+}
+
+// late runs what is long on its way to the store.
+func (f *fleet) late(do func()) { time.AfterFunc(20*time.Second, do) }
+
+func (f *fleet) daemon(id addr.Host) (*hwmap.Map, error) {
+	s, ok := f.servers[id]
+	if !ok {
+		return nil, fmt.Errorf("%w: no such server", hwmap.ErrUnavailable)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.daemon == nil {
+		return nil, fmt.Errorf("%w: host %d is down", hwmap.ErrUnavailable, id)
+	}
+	return s.daemon, nil
+}
+
+// options are those of a daemon on s, and what it does to its surroundings.
+func (s *server) options() (hwmap.Options, *steps) {
+	st := &steps{host: s.id, next: s.fleet.next}
+	return hwmap.Options{
+		Plan: addr.DefaultPlan, Cell: cell,
+		Self: hwmap.Host{
+			ID: s.id, Name: fmt.Sprintf("host%d", s.id), Identity: s.identity,
+			Underlay: netip.MustParseAddr(fmt.Sprintf("fd00:6d::%x", uint32(s.id))),
+		},
+		Truth:    &steppedStore{Store: s.truth, steps: st, name: "truth"},
+		Cache:    &steppedStore{Store: s.cache, steps: st, name: "cache"},
+		Fleet:    &steppedStore{Store: s.fleet.store, steps: st, name: "fleet", later: s.fleet.late},
+		Datapath: steppedKernel{s.kernel, st},
+		Ports:    steppedPorts{s.devices, st},
+		Peers:    network{st, s.fleet.daemon},
+
+		Quarantine: s.quarantine, Now: time.Now,
+		Logger: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("on", s.id),
+	}, st
+}
+
+// open starts a daemon, or says why it cannot be.
+func (s *server) open() error {
+	o, st := s.options()
+	ctx, cancel := context.WithCancel(context.Background())
+	died := make(chan struct{})
+	var once sync.Once
+	st.die = func() { once.Do(func() { close(died) }); cancel() }
+	m, err := hwmap.Open(ctx, o)
+	if err != nil {
+		cancel()
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.daemon, s.steps, s.cancel, s.done = m, st, cancel, make(chan error, 1)
+	go func() {
+		err := m.Run(ctx)
+		s.mu.Lock()
+		s.daemon = nil
+		s.mu.Unlock()
+		select {
+		case <-died:
+			// The servers' init system starts it again.
+			go s.restart()
+		default:
+		}
+		s.done <- err
+	}()
+	return nil
+}
+
+// restart starts the daemon until it runs: it may be killed again, or find the store unreachable.
+func (s *server) restart() {
+	for range 100 {
+		if s.open() == nil {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	s.fleet.t.Errorf("host %d does not start again", s.id)
+}
+
+func (s *server) start() {
+	s.fleet.t.Helper()
+	if err := s.open(); err != nil {
+		s.fleet.t.Fatalf("start host %d: %v", s.id, err)
+	}
+}
+
+// stop ends the daemon in order.
+func (s *server) stop() {
+	s.mu.Lock()
+	cancel, done := s.cancel, s.done
+	s.cancel = nil
+	s.mu.Unlock()
+	if cancel == nil {
+		return
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		s.fleet.t.Errorf("host %d: Run returned %v", s.id, err)
+	}
+}
+
+// kill ends the daemon as SIGKILL does: from here on nothing that it does happens.
+func (s *server) kill() {
+	s.mu.Lock()
+	st := s.steps
+	s.mu.Unlock()
+	st.mu.Lock()
+	st.dead = true
+	st.mu.Unlock()
+	s.stop()
+}
+
+// reboot kills the daemon; kernel and devices go with it.
+func (s *server) reboot() {
+	s.kill()
+	s.kernel.reboot()
+	s.devices.reboot()
+	s.fleet.mu.Lock()
+	for _, hosts := range s.fleet.delivering {
+		delete(hosts, s.id)
+	}
+	s.fleet.mu.Unlock()
+}
+
+// on returns the daemon of a host that must be up.
+func (f *fleet) on(id addr.Host) *hwmap.Map {
+	f.t.Helper()
+	m, err := f.daemon(id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+// settled lets pass the time in which all that is repeated has been repeated.
+func (f *fleet) settled() {
+	time.Sleep(2 * time.Minute)
+	synctest.Wait()
+}
+
+// patience is how often the orchestrator repeats a call that failed, a second apart.
+const patience = 60
+
+// insist repeats a call until it succeeds, as an orchestrator does.
+func (f *fleet) insist(what string, call func() error) {
+	f.t.Helper()
+	var err error
+	for range patience {
+		if err = call(); err == nil {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	f.t.Fatalf("%s: still fails: %v", what, err)
+}
+
+func (f *fleet) create(on addr.Host, name string) hwmap.MachineView {
+	f.t.Helper()
+	var v hwmap.MachineView
+	f.insist("create", func() (err error) {
+		m, err := f.daemon(on)
+		if err == nil {
+			v, err = m.Create(f.t.Context(), name, 7)
+		}
+		return err
+	})
+	f.attach(on, name)
+	return v
+}
+
+func (f *fleet) attach(on addr.Host, name string) {
+	f.t.Helper()
+	f.insist("attach", func() error {
+		m, err := f.daemon(on)
+		if err == nil {
+			_, err = m.Attach(f.t.Context(), name, hwmap.PortSpec{Netns: "/run/netns/" + name})
+		}
+		return err
+	})
+}
+
+// migrate moves a machine as an orchestrator does: it repeats what fails, and begins anew when a switchover was aborted.
+func (f *fleet) migrate(name string, from, to addr.Host) {
+	f.t.Helper()
+	ctx := f.t.Context()
+	// Every call is repeated from the first one on: after a crash anywhere that must be enough.
+	f.insist(fmt.Sprintf("migrate from %d to %d", from, to), func() error {
+		source, err := f.daemon(from)
+		if err != nil {
+			return err
+		}
+		target, err := f.daemon(to)
+		if err != nil {
+			return err
+		}
+		if v, err := source.Machine(name); err != nil {
+			return err
+		} else if v.State == hwmap.Here || v.State == hwmap.Leaving {
+			if _, err := source.Begin(ctx, name, to); err != nil {
+				return fmt.Errorf("begin: %w", err)
+			}
+			if _, err := target.Attach(ctx, name, hwmap.PortSpec{Netns: "/run/netns/" + name}); err != nil {
+				return fmt.Errorf("attach: %w", err)
+			}
+		}
+		outcome, _, err := source.Switchover(ctx, name)
+		if errors.Is(err, hwmap.ErrUnknownMachine) {
+			outcome, err = hwmap.Committed, nil // finished before
+		}
+		if err != nil || outcome != hwmap.Committed {
+			return fmt.Errorf("switchover: %s, %w", outcome, err)
+		}
+		return source.Finish(ctx, name)
+	})
+}
+
+// check compares everything with everything, once the fleet has settled: names are the machines that there are, each
+// with the host that it must be on.
+func (f *fleet) check(want map[string]addr.Host) {
+	f.t.Helper()
+	f.settled()
+	ctx := f.t.Context()
+	view := f.view()
+	owners := make(map[string]addr.Host)
+	ids := make(map[addr.Machine]string)
+	for _, host := range slices.Sorted(maps.Keys(f.servers)) {
+		s := f.servers[host]
+		if _, err := f.daemon(host); err != nil {
+			f.t.Error(err)
+			continue
+		}
+		locals := s.locals()
+		entries := make(map[addr.ID]nat.Machine)
+		ports := make(map[string]bool)
+		for _, l := range locals {
+			id := addr.ID{Cell: cell, Machine: l.Machine}
+			e := nat.Machine{ID: id, Network: l.Network, Epoch: l.Epoch}
+			if l.Port != nil {
+				ports[l.Port.Device] = true
+				if e.Port, _ = s.devices.Find(*l.Port); e.Port.Ifindex == 0 {
+					f.t.Errorf("host %d: machine %q has port %q, which is not there", host, l.Name, l.Port.Device)
+				}
+				if at := s.kernel.ports[e.Port.Ifindex]; at.ID() != id {
+					f.t.Errorf("host %d: port %q may send as %v, not as %v", host, l.Port.Device, at, id)
+				}
+			}
+			switch l.State {
+			case hwmap.Here, hwmap.Leaving:
+				if other, twice := owners[l.Name]; twice {
+					f.t.Errorf("machine %q is on host %d and on host %d", l.Name, other, host)
+				}
+				if other, twice := ids[l.Machine]; twice {
+					f.t.Errorf("id %d is that of %q and of %q", l.Machine, other, l.Name)
+				}
+				owners[l.Name], ids[l.Machine] = host, l.Name
+				e.State = nat.Delivering
+				r, moved := view.machines[l.Machine]
+				if moved && (r.Host != host || r.Epoch != l.Epoch || r.Destroyed || r.Name != l.Name || r.MovingTo != l.Peer) {
+					f.t.Errorf("host %d has %+v, but its record is %+v", host, l, r)
+				}
+				if !moved && view.blocks[l.Machine.Block()].Home != host {
+					f.t.Errorf("host %d has %+v away from home, without a record", host, l)
+				}
+			case hwmap.Switching, hwmap.Away:
+				e.State, e.Host = nat.Away, l.Peer
+			case hwmap.Incoming:
+				e.State, e.Host = nat.Incoming, l.Peer
+				if r := view.machines[l.Machine]; r.MovingTo != host {
+					f.t.Errorf("host %d expects machine %q, but its record is %+v", host, l.Name, r)
+				}
+			default:
+				continue
+			}
+			entries[id] = e
+		}
+		equal(f.t, fmt.Sprintf("host %d: entries of machines", host), entries, s.kernel.machines)
+		equal(f.t, fmt.Sprintf("host %d: devices", host), ports, keys(s.devices.made))
+		if len(s.kernel.ports) != len(ports) {
+			f.t.Errorf("host %d: %d programs are attached to %d ports: %v", host, len(s.kernel.ports), len(ports), s.kernel.ports)
+		}
+		moved := make(map[addr.ID]nat.Moved)
+		for number, r := range view.machines {
+			if !r.Destroyed && r.Host != host && r.Host != view.blocks[number.Block()].Home {
+				id := addr.ID{Cell: cell, Machine: number}
+				moved[id] = nat.Moved{ID: id, Host: r.Host, Epoch: r.Epoch}
+			}
+		}
+		equal(f.t, fmt.Sprintf("host %d: moved entries", host), moved, s.kernel.moved)
+		blocks := make(map[addr.Block]nat.Block)
+		for _, b := range view.blocks {
+			blocks[b.Block] = nat.Block{Cell: cell, Block: b.Block, Home: b.Home}
+		}
+		equal(f.t, fmt.Sprintf("host %d: blocks", host), blocks, s.kernel.blocks)
+		cached, _, err := s.cache.List(ctx, "map/")
+		if err != nil {
+			f.t.Error(err)
+		}
+		equal(f.t, fmt.Sprintf("host %d: cache", host), values(view.entries), values(cached))
+	}
+	equal(f.t, "machines and their hosts", want, owners)
+	for number, r := range view.machines {
+		if name, exists := ids[number]; !r.Destroyed && (!exists || owners[name] != r.Host) {
+			f.t.Errorf("record of a machine that is not there: %+v", r)
+		}
+	}
+}
+
+// stored is the fleet's map in the store.
+type stored struct {
+	entries  []hwmap.Entry
+	blocks   map[addr.Block]hwmap.Block
+	machines map[addr.Machine]hwmap.Machine
+}
+
+func (f *fleet) view() stored {
+	f.t.Helper()
+	entries, _, err := f.store.List(f.t.Context(), "map/")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	v := stored{entries: entries, blocks: make(map[addr.Block]hwmap.Block), machines: make(map[addr.Machine]hwmap.Machine)}
+	for _, e := range entries {
+		switch {
+		case strings.HasPrefix(string(e.Key), "map/blocks/"):
+			b := record[hwmap.Block](f.t, e)
+			v.blocks[b.Block] = b
+		case strings.HasPrefix(string(e.Key), "map/machines/"):
+			r := record[hwmap.Machine](f.t, e)
+			v.machines[r.Machine] = r
+		}
+	}
+	return v
+}
+
+// locals is the truth of one server.
+func (s *server) locals() []hwmap.Local {
+	s.fleet.t.Helper()
+	entries, _, err := s.truth.List(s.fleet.t.Context(), "local/")
+	if err != nil {
+		s.fleet.t.Fatal(err)
+	}
+	var all []hwmap.Local
+	for _, e := range entries {
+		all = append(all, record[hwmap.Local](s.fleet.t, e))
+	}
+	return all
+}
+
+// local is what the truth of one server says of a machine; the zero Local where it says nothing.
+func (s *server) local(number addr.Machine) hwmap.Local {
+	s.fleet.t.Helper()
+	for _, l := range s.locals() {
+		if l.Machine == number {
+			return l
+		}
+	}
+	return hwmap.Local{}
+}
+
+func record[T any](t *testing.T, e hwmap.Entry) (r T) {
+	t.Helper()
+	if err := json.Unmarshal(e.Value, &r); err != nil {
+		t.Fatalf("%s: %v", e.Key, err)
+	}
+	return r
+}
+
+func values(entries []hwmap.Entry) map[hwmap.Key]string {
+	m := make(map[hwmap.Key]string)
+	for _, e := range entries {
+		m[e.Key] = string(e.Value)
+	}
+	return m
+}
+
+func keys[K comparable, V any](m map[K]V) map[K]bool {
+	all := make(map[K]bool)
+	for k := range m {
+		all[k] = true
+	}
+	return all
+}
+
+func equal[T any](t *testing.T, what string, want, got T) {
+	t.Helper()
+	if diff := diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}

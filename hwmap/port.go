@@ -1,0 +1,136 @@
+package hwmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"ip6d/nat"
+)
+
+// Attach gives the machine its port on this host: during a migration, on the target, the port that it will have. The
+// same spec again returns the same port. Errors: ErrUnknownMachine, ErrAttached, ErrState, ErrUsage, those of Ports.
+func (m *Map) Attach(ctx context.Context, name string, spec PortSpec) (MachineView, error) {
+	if (spec.Netns == "") == (spec.Existing == "") {
+		return MachineView{}, fmt.Errorf("%w: a port needs either a namespace to make it for or an existing device", ErrUsage)
+	}
+	l, unlock, err := m.lockNamed(ctx, name)
+	if err != nil {
+		return MachineView{}, err
+	}
+	defer unlock()
+	switch l.State {
+	case Here, Leaving, Incoming:
+	default:
+		return MachineView{}, fmt.Errorf("%w: machine %q is %s; a port is attached where it is, or is to be", ErrState, name, l.State)
+	}
+	if l.Port != nil && l.Port.PortSpec != spec {
+		return MachineView{}, fmt.Errorf("%w: machine %q has %s; detach it first", ErrAttached, name, l.Port)
+	}
+	isNew := l.Port == nil
+	l, err = m.attach(ctx, l, spec)
+	if err != nil {
+		if isNew && l.Port != nil {
+			err = errors.Join(err, m.detach(ctx, l))
+		}
+		return MachineView{}, fmt.Errorf("attach %q: %w", name, err)
+	}
+	return m.view(l)
+}
+
+// attach records what is to be made before it makes it: a crash in between leaves no device that nobody knows of.
+func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error) {
+	s, err := m.stable(l)
+	if err != nil {
+		return l, err
+	}
+	if l.Port == nil {
+		wanted := l
+		wanted.Port = &LocalPort{PortSpec: spec}
+		if err := m.record(ctx, wanted); err != nil {
+			return l, err
+		}
+		l = wanted
+	}
+	made, port, err := m.Ports.Attach(s, spec)
+	if err != nil {
+		return l, err
+	}
+	if *l.Port != made {
+		l.Port = &made
+		if err := m.record(ctx, l); err != nil {
+			return l, err
+		}
+	}
+	if err := m.Datapath.AttachPort(port.Ifindex, s); err != nil {
+		return l, err
+	}
+	return l, m.Datapath.PutMachine(m.natMachine(l, port))
+}
+
+// Detach takes the machine's port away; its address stays. Without a port it does nothing.
+// Errors: ErrUnknownMachine, and those of Ports.
+func (m *Map) Detach(ctx context.Context, name string) (MachineView, error) {
+	l, unlock, err := m.lockNamed(ctx, name)
+	if err != nil {
+		return MachineView{}, err
+	}
+	defer unlock()
+	if l.Port != nil {
+		if err := m.detach(ctx, l); err != nil {
+			return MachineView{}, fmt.Errorf("detach %q: %w", name, err)
+		}
+		l.Port = nil
+	}
+	return m.view(l)
+}
+
+// detach stops delivery, then removes the port, then says so in the truth: after a crash in between it can be repeated.
+func (m *Map) detach(ctx context.Context, l Local) error {
+	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
+		return err
+	}
+	if err := m.removePort(l); err != nil {
+		return err
+	}
+	l.Port = nil
+	return m.record(ctx, l)
+}
+
+// removePort removes the port of l, if it has one. The device goes first: without its program it would send into the
+// host's stack unchecked.
+func (m *Map) removePort(l Local) error {
+	if l.Port == nil {
+		return nil
+	}
+	p := *l.Port
+	if p.Device == "" {
+		// A crash came while it was being made. Whether it has been, only making it tells.
+		s, err := m.stable(l)
+		if err != nil {
+			return err
+		}
+		if p, _, err = m.Ports.Attach(s, p.PortSpec); err != nil {
+			return nil // it cannot be made, so it is not there
+		}
+	}
+	port, findErr := m.Ports.Find(p)
+	if err := m.Ports.Detach(p); err != nil {
+		return err
+	}
+	if findErr != nil {
+		return nil // the device has gone, and its program with it
+	}
+	return m.Datapath.DetachPort(port.Ifindex)
+}
+
+// String names the port for a user's message.
+func (p *LocalPort) String() string {
+	switch {
+	case p.Device != "":
+		return "the port " + p.Device
+	case p.Existing != "":
+		return "a port being attached, device " + p.Existing
+	}
+	return "a port being attached, for the namespace " + p.Netns
+}

@@ -1,0 +1,170 @@
+package hwmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Outcome is how a switchover ended.
+type Outcome string
+
+const (
+	Committed Outcome = "committed" // the target is the owner
+	Aborted   Outcome = "aborted"   // an abort came first; the machine is still here
+	InDoubt   Outcome = "in doubt"  // the store did not say; the source keeps forwarding to the target
+)
+
+// switchoverTimeout bounds what happens after the flip. A caller who goes away must not make the outcome doubtful.
+const switchoverTimeout = 10 * time.Second
+
+// Switchover makes the target the owner, and returns the machine's epoch. Outcome InDoubt comes without error: repeat
+// the call, or abort. Errors, after which the machine is still here: ErrUnknownMachine, ErrState, ErrNotReady,
+// ErrUnavailable, ErrConflict, those of Datapath and of the truth's store.
+func (m *Map) Switchover(ctx context.Context, name string) (Outcome, uint64, error) {
+	l, unlock, err := m.lockNamed(ctx, name)
+	if err != nil {
+		return "", 0, err
+	}
+	defer unlock()
+	switch l.State {
+	case Away: // repeated
+		return Committed, l.Epoch + 1, nil
+	case Leaving, Switching:
+	default:
+		return "", 0, m.wrongState(l, "switch over the migration")
+	}
+	outcome, err := m.switchover(ctx, l)
+	if err != nil || outcome == InDoubt {
+		m.unsettled.add(l.Machine)
+	}
+	now, _ := m.lookup(l.Machine)
+	switch {
+	case outcome == Committed:
+		if err != nil { // the target is the owner all the same; settling repeats what failed
+			m.Logger.Error("switchover committed, but not written down", "machine", name, "to", l.Peer, "error", err)
+		}
+		return Committed, l.Epoch + 1, nil
+	case err != nil && now.State == Switching && !errors.Is(err, ErrState):
+		// It stays flipped until its outcome is known.
+		m.Logger.Warn("switchover in doubt", "machine", name, "to", l.Peer, "error", err)
+		return InDoubt, l.Epoch, nil
+	case err != nil:
+		return "", 0, fmt.Errorf("switchover of %q: %w", name, err)
+	}
+	return outcome, l.Epoch, nil
+}
+
+func (m *Map) switchover(ctx context.Context, l Local) (Outcome, error) {
+	s, err := m.read(ctx, l.Machine)
+	if err != nil {
+		return "", err
+	}
+	if outcome, err := m.resolve(ctx, l, s); outcome != "" || err != nil {
+		return outcome, err
+	}
+	e, err := m.Fleet.Get(ctx, hostKey(l.Peer))
+	if err != nil {
+		return "", err
+	}
+	target, err := decode[Host](e[0])
+	if err != nil || target.State != Joined {
+		return "", fmt.Errorf("%w: host %d takes no machines", ErrNotReady, l.Peer)
+	}
+	seen, err := m.Peers.Check(ctx, target, l.Machine)
+	if err != nil {
+		return "", fmt.Errorf("%w: host %d: %w", ErrNotReady, l.Peer, err)
+	}
+	if !seen.Ready || seen.Epoch != l.Epoch {
+		return "", fmt.Errorf("%w: host %d has no port for the machine; attach it there first", ErrNotReady, l.Peer)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), switchoverTimeout)
+	defer cancel()
+	return m.handOver(ctx, l, s, e[0])
+}
+
+// handOver flips and commits: s is the machine's record and target that of its new host, as just read.
+func (m *Map) handOver(ctx context.Context, l Local, s stored, target Entry) (Outcome, error) {
+	first := l.State == Leaving
+	l.State = Switching
+	if err := m.record(ctx, l); err != nil {
+		return "", err
+	}
+	if err := m.Datapath.Flip(m.id(l.Machine), l.Peer, l.Epoch); err != nil {
+		if first {
+			err = errors.Join(err, m.goBack(ctx, l))
+		}
+		return "", err
+	}
+	next := m.owned(l)
+	next.Host, next.Epoch = l.Peer, l.Epoch+1
+	// That the target's record is unchanged keeps a switchover from racing with the target's removal.
+	revision, err := m.Fleet.Commit(ctx, Txn{
+		If:   []Condition{s.unchanged(), {Key: target.Key, ModRevision: target.ModRevision}},
+		Then: []Write{{Key: s.key.Key, Value: encode(next)}},
+	})
+	switch {
+	case err == nil:
+		return Committed, m.depart(ctx, l, revision)
+	case errors.Is(err, ErrConflict):
+		return m.refused(ctx, l, s, err)
+	case first && errors.Is(err, ErrUnavailable): // certainly not written, now or before
+		return "", errors.Join(err, m.goBack(ctx, l))
+	}
+	return "", err
+}
+
+// refused finds out why the store refused the switchover.
+func (m *Map) refused(ctx context.Context, l Local, before stored, why error) (Outcome, error) {
+	now, err := m.read(ctx, l.Machine)
+	if err != nil {
+		return "", err
+	}
+	if outcome, err := m.resolve(ctx, l, now); outcome != "" || err != nil {
+		return outcome, err
+	}
+	if now.key.ModRevision != before.key.ModRevision {
+		return InDoubt, nil
+	}
+	// The machine's record is as it was, so the target's has changed. What refused this transaction refuses all earlier
+	// ones, because revisions never return. So nothing is in doubt.
+	return "", errors.Join(fmt.Errorf("%w; repeat, or abort", why), m.goBack(ctx, l))
+}
+
+// resolve compares a leaving or switching machine with its record, read just now, and acts on what is decided:
+// Committed when the target owns it, Aborted when nothing says any more that it is to; else nothing yet.
+func (m *Map) resolve(ctx context.Context, l Local, s stored) (Outcome, error) {
+	r := s.record
+	switch {
+	case r == nil && l.State == Switching:
+		// Whoever took it has taken the outcome too.
+		return "", fmt.Errorf("%w: the record of machine %q has gone from the store while its switchover was in doubt; abort it to keep the machine here", ErrState, l.Name)
+	case r != nil && r.Epoch > l.Epoch && r.Host == m.Self.ID:
+		return "", fmt.Errorf("%w: the store has machine %q on this host at epoch %d, this host's database at epoch %d; is it an old copy?", ErrState, l.Name, r.Epoch, l.Epoch)
+	case r != nil && r.Epoch > l.Epoch:
+		return Committed, m.depart(ctx, l, s.key.ModRevision)
+	case r == nil || r.Epoch < l.Epoch || r.MovingTo != l.Peer:
+		return Aborted, m.stay(ctx, l)
+	}
+	return "", nil
+}
+
+// depart makes l a machine that has left: this host forwards what still comes for it.
+func (m *Map) depart(ctx context.Context, l Local, revision Revision) error {
+	m.hints.add(hint{l.Peer, l.Machine})
+	l.State, l.Revision = Away, revision
+	if err := m.putEntry(l); err != nil {
+		return err
+	}
+	return m.record(ctx, l)
+}
+
+// goBack makes a switching machine a leaving one again; the caller knows that no switchover can win any more.
+func (m *Map) goBack(ctx context.Context, l Local) error {
+	l.State = Leaving
+	if err := m.putEntry(l); err != nil {
+		return err
+	}
+	return m.record(ctx, l)
+}
