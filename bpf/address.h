@@ -88,8 +88,8 @@ static __always_inline bool is_control(struct address a)
 	return (a.high & 0xffff) == 0 && a.low >> 16 == 0;
 }
 
-/* read_routing takes a routing address apart; false: it is not valid. For a control address only the host
- * means anything. */
+/* read_routing takes a routing address apart; false: it is not valid. For a control address only
+ * the host means anything. */
 static __always_inline bool read_routing(struct address a, struct numbers *n)
 {
 	__u16 neutral = a.low;

@@ -12,8 +12,8 @@ enum way {
 	FROM_STACK,
 };
 
-/* to_stack hands the translated packet to the host's stack, which answers its source: Packet Too Big, or
- * Time Exceeded. The hop limit is left for it to find. */
+/* to_stack hands the translated packet to the host's stack, which answers its source: Packet Too
+ * Big, or Time Exceeded. The hop limit is left for it to find. */
 static __always_inline int to_stack(struct __sk_buff *skb, const struct packet *p)
 {
 	if (!write_packet(skb, p, 0))
@@ -113,9 +113,10 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u3
 
 /* find copies the machine's entry, if there is one.
  *
- * A hash map gives the place of a deleted entry to the next one at once. So what is read here may, after a
- * stall of this CPU, belong to another machine by then. Entries are written from the front: the network is
- * compared after all else has been read, and so a packet never reaches a machine of another network. */
+ * A hash map gives the place of a deleted entry to the next one at once. So what is read here may,
+ * after a stall of this CPU, belong to another machine by then. Entries are written from the front:
+ * the network is compared after all else has been read, and so a packet never reaches a machine of
+ * another network. */
 static __always_inline enum drop_reason find(const struct numbers *to, struct machine *machine)
 {
 	struct machine_id id = {.machine = to->machine, .cell = to->cell};
@@ -130,8 +131,8 @@ static __always_inline enum drop_reason find(const struct numbers *to, struct ma
 	return DROP_NONE;
 }
 
-/* believed is the host that this host believes a machine to be on that is not here: its own entry, else its
- * block's home. 0: nothing is known. */
+/* believed is the host that this host believes a machine to be on that is not here: its own entry,
+ * else its block's home. 0: nothing is known. */
 static __always_inline __u32 believed(const struct numbers *to)
 {
 	struct block_id block = {.block = to->machine >> BLOCK_SHIFT, .cell = to->cell};
@@ -147,7 +148,8 @@ static __always_inline __u32 believed(const struct numbers *to)
 	return home ? home->home : 0;
 }
 
-/* locate finds where the destination is: here, if machine->state is delivering after it, else at host. */
+/* locate finds where the destination is: here, if machine->state is delivering after it, else at
+ * host. */
 static __always_inline enum drop_reason locate(const struct packet *p, struct machine *machine,
 					       __u32 *host)
 {
@@ -170,7 +172,8 @@ static __always_inline enum drop_reason locate(const struct packet *p, struct ma
 			machine->state = STATE_DELIVERING;
 		return DROP_NONE;
 	case STATE_AWAY:
-		/* knowledge, not belief, so it may go back: the target gives what comes from here to the port */
+		/* knowledge, not belief, so it may go back: the target gives what comes from here
+		 * to the port */
 		return DROP_NONE;
 	}
 

@@ -7,7 +7,8 @@
  *	from_stack	ingress of ip6d0's peer: what the host's own stack sends into ip6d0
  *	from_elsewhere	egress of ip6d0: only refuses what the host forwards there for others
  *
- * Each of the first three reads the packet, refuses by name what it does not carry, and leaves the rest to carry(). */
+ * Each of the first three reads the packet, refuses by name what it does not carry, and leaves the
+ * rest to carry(). */
 
 #include "carry.h"
 
@@ -45,9 +46,9 @@ static __always_inline enum drop_reason ether_type(__u32 protocol)
 	return DROP_ETHER_TYPE;
 }
 
-/* is_discovery tells neighbour discovery with the gateway. A solicitation's source is the link-local address,
- * or the one that the packet to be sent has (RFC 4861 section 7.2.2): the stable one. Extension headers
- * never occur there, so none are looked behind. */
+/* is_discovery tells neighbour discovery with the gateway. A solicitation's source is the
+ * link-local address, or the one that the packet to be sent has (RFC 4861 section 7.2.2): the
+ * stable one. Extension headers never occur there, so none are looked behind. */
 static __always_inline bool is_discovery(struct __sk_buff *skb, const struct packet *p,
 					 const struct port *port)
 {
@@ -97,8 +98,8 @@ static __always_inline enum drop_reason read_sent(struct __sk_buff *skb, struct 
 	return is_discovery_type(p->icmpv6) ? DROP_NEIGHBOUR_DISCOVERY : DROP_NONE;
 }
 
-/* is_about tells whether the packet is an ICMPv6 error about one that its destination sent: the only thing
- * that a router, or a host's own stack, has to tell a machine. */
+/* is_about tells whether the packet is an ICMPv6 error about one that its destination sent: the
+ * only thing that a router, or a host's own stack, has to tell a machine. */
 static __always_inline bool is_about(struct __sk_buff *skb, const struct packet *p,
 				     const struct numbers *to)
 {
@@ -112,7 +113,8 @@ static __always_inline bool is_about(struct __sk_buff *skb, const struct packet 
 	       sender.machine == to->machine && sender.cell == to->cell;
 }
 
-/* read_received checks what came for a routing address of this host, once p->from and p->outside are known. */
+/* read_received checks what came for a routing address of this host, once p->from and p->outside
+ * are known. */
 static __always_inline enum drop_reason read_received(struct __sk_buff *skb, struct packet *p)
 {
 	enum drop_reason refused = read_upper(skb, p);
@@ -134,9 +136,10 @@ static __always_inline bool is_ours(struct address a)
 	return a.high >> 16 == ((__u64)own.routing << 32 | own.host);
 }
 
-/* read_answer checks what this host's stack sends to a routing address of this host: its ICMPv6 errors, on
- * packets that to_stack() gave it. Its source is this host's endpoint or control address, or one that the
- * underlay gave it; a machine's would be forged, as a machine's packets never come this way. */
+/* read_answer checks what this host's stack sends to a routing address of this host: its ICMPv6
+ * errors, on packets that to_stack() gave it. Its source is this host's endpoint or control
+ * address, or one that the underlay gave it; a machine's would be forged, as a machine's packets
+ * never come this way. */
 static __always_inline enum drop_reason read_answer(struct __sk_buff *skb, struct packet *p,
 						    struct address endpoint)
 {
@@ -251,8 +254,8 @@ int from_stack(struct __sk_buff *skb)
 	return carry(skb, &p, FROM_STACK);
 }
 
-/* Whoever could have this host forward a packet into ip6d0 could speak as its endpoint, and so to every
- * network. What this host sends itself came in through no device. */
+/* Whoever could have this host forward a packet into ip6d0 could speak as its endpoint, and so to
+ * every network. What this host sends itself came in through no device. */
 SEC("tcx/egress")
 int from_elsewhere(struct __sk_buff *skb)
 {

@@ -1,8 +1,8 @@
-/* What the programs and package nat share: the layout of the maps, the settings, and the names of drops.
- * Go reads all of it from the compiled object; nothing of it is written down a second time.
+/* What the programs and package nat share: the layout of the maps, the settings, and the names of
+ * drops. Go reads all of it from the compiled object; nothing of it is written down a second time.
  *
- * Numbers are in host byte order everywhere but in MACs and in a gateway's address, which are kept as
- * they are on the wire. */
+ * Numbers are in host byte order everywhere but in MACs and in a gateway's address, which are kept
+ * as they are on the wire. */
 #pragma once
 
 #include <linux/types.h>
@@ -52,7 +52,8 @@ enum port_enter {
 	ENTER_DEVICE,	/* bpf_redirect: every other device */
 } __attribute__((packed));
 
-/* `machines`: machines that are here, coming or leaving. The network is first for a reason: see find(). */
+/* `machines`: machines that are here, coming or leaving. The network is first for a reason: see
+ * find(). */
 struct machine {
 	__u32 network;
 	__u32 ifindex; /* of the port; 0: none is attached */
@@ -74,7 +75,8 @@ struct mover {
 /* `blocks` */
 struct block {
 	__u32 home;
-	__u32 movers; /* entries of `moved` in this block: with none, there is no need to look there */
+	__u32 movers; /* entries of `moved` in this block: with none, there is no need to look there
+		       */
 };
 
 /* `ports`: who may send on a device. */
@@ -84,15 +86,16 @@ struct port {
 
 /* `hosts`: how the underlay reaches a host. */
 struct next_hop {
-	__u64 trusted_until; /* CLOCK_MONOTONIC in ns: past it, `mac` is not used; 0: it is not known */
+	__u64 trusted_until; /* CLOCK_MONOTONIC in ns: past it, `mac` is not used; 0: it is not
+				known */
 	__u32 ifindex;	     /* of the underlay device */
 	__u8 mac[6];	     /* of the gateway */
 	__u8 source[6];	     /* of the underlay device */
-	__u8 gateway[16]; /* the next hop's address on that device */
+	__u8 gateway[16];    /* the next hop's address on that device */
 };
 
-/* Why a packet was refused: the index in `drops`. The name is what users see, in lower case and without
- * its first word. Add new ones at the end: the counters are pinned. */
+/* Why a packet was refused: the index in `drops`. The name is what users see, in lower case and
+ * without its first word. Add new ones at the end: the counters are pinned. */
 enum drop_reason {
 	DROP_NONE, /* carried; counted nowhere */
 

@@ -1,6 +1,6 @@
-/* The maps. Sizes are set by package nat. All are preallocated: an update in the middle of a move must not
- * fail for memory, and an entry of `moved` then takes 72 bytes and a bucket of 16, where one allocated on
- * demand takes 96 and the bucket. */
+/* The maps. Sizes are set by package nat. All are preallocated: an update in the middle of a move
+ * must not fail for memory, and an entry of `moved` then takes 72 bytes and a bucket of 16, where
+ * one allocated on demand takes 96 and the bucket. */
 #pragma once
 
 #include <linux/bpf.h>

@@ -12,8 +12,9 @@
 #include <bpf/bpf_helpers.h>
 #include "address.h"
 
-/* Verdicts. A packet left as it was goes on to the next program or filter on the device (NEXT, TCX_NEXT of
- * newer headers); one that was translated for the host's stack is final (TC_ACT_OK): nothing else expects it. */
+/* Verdicts. A packet left as it was goes on to the next program or filter on the device (NEXT,
+ * TCX_NEXT of newer headers); one that was translated for the host's stack is final (TC_ACT_OK):
+ * nothing else expects it. */
 #define NEXT (-1)
 
 /* Next header values that linux/in6.h lacks or hides (RFC 8200 section 4.1, RFC 4302). */
@@ -24,7 +25,8 @@
 #define PROTOCOL_ICMPV6	     58
 #define PROTOCOL_DESTINATION 60
 
-/* A longer chain of extension headers than this is refused: nobody sends one, but to hide what follows. */
+/* A longer chain of extension headers than this is refused: nobody sends one, but to hide what
+ * follows. */
 #define MAX_EXTENSION_HEADERS 6
 
 /* Where IPv6 begins: behind an Ethernet header, on every kind of device so far. */
@@ -67,7 +69,8 @@ static __always_inline void write_address(struct in6_addr *to, struct address a)
 	*(struct address *)to = swap(a);
 }
 
-/* ip_header returns the IPv6 header, or NULL. Pointers into the packet from before are void after it. */
+/* ip_header returns the IPv6 header, or NULL. Pointers into the packet from before are void after
+ * it. */
 static __always_inline struct ipv6hdr *ip_header(struct __sk_buff *skb)
 {
 	const __u32 length = L3 + sizeof(struct ipv6hdr);
@@ -103,8 +106,9 @@ static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struc
 	return DROP_NONE;
 }
 
-/* read_upper finds the type of an ICMPv6 message behind any extension headers. Where the type would be in
- * a later fragment the packet is refused: whoever reassembles it would see what was not looked at (RFC 7112). */
+/* read_upper finds the type of an ICMPv6 message behind any extension headers. Where the type would
+ * be in a later fragment the packet is refused: whoever reassembles it would see what was not
+ * looked at (RFC 7112). */
 static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 offset = L3 + sizeof(struct ipv6hdr);
@@ -163,8 +167,8 @@ static __always_inline bool is_error(const struct packet *p)
 	return p->icmpv6 >= 1 && p->icmpv6 <= LAST_ERROR;
 }
 
-/* read_embedded reads the addresses of the packet that an ICMPv6 error is about, source first (RFC 4443
- * section 2.4 c). */
+/* read_embedded reads the addresses of the packet that an ICMPv6 error is about, source first (RFC
+ * 4443 section 2.4 c). */
 static __always_inline bool read_embedded(struct __sk_buff *skb, const struct packet *p,
 					  struct address pair[2])
 {
@@ -193,8 +197,9 @@ static __always_inline struct address reveal_embedded(struct address a)
 	return stable_address(n);
 }
 
-/* translate_embedded turns what is in routing form there into stable form, so that the machine finds the
- * connection it is about. The ICMPv6 checksum covers it, and stays right: that is what K is for. */
+/* translate_embedded turns what is in routing form there into stable form, so that the machine
+ * finds the connection it is about. The ICMPv6 checksum covers it, and stays right: that is what K
+ * is for. */
 static __noinline bool translate_embedded(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 offset = p->upper + ICMPV6_HEADER + offsetof(struct ipv6hdr, saddr);
@@ -207,8 +212,9 @@ static __noinline bool translate_embedded(struct __sk_buff *skb, const struct pa
 	return !bpf_skb_store_bytes(skb, offset, pair, sizeof(pair), 0);
 }
 
-/* write_packet writes the addresses, and the hop limit less spent (0 or 1). Addresses leave skb->csum as it
- * is; the hop limit is the low half of its 16-bit word, and one less is ~1 more in one's complement. */
+/* write_packet writes the addresses, and the hop limit less spent (0 or 1). Addresses leave
+ * skb->csum as it is; the hop limit is the low half of its 16-bit word, and one less is ~1 more in
+ * one's complement. */
 static __always_inline bool write_packet(struct __sk_buff *skb, const struct packet *p, __u8 spent)
 {
 	struct ipv6hdr *ip = ip_header(skb);

@@ -165,10 +165,12 @@ func (n namespace) open(o Options) *Datapath {
 	return d
 }
 
+// patience is only ever used up by a failure.
+const patience = 30 * time.Second
+
 // eventually waits until f returns nil, and fails the test with its last error when that takes too long.
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
-	const patience = 30 * time.Second // only ever used up by a failure
 	deadline := time.Now().Add(patience)
 	for {
 		err := f()
