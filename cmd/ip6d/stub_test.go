@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"ip6d/api"
+	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/api/ip6d/v1/ip6dv1connect"
+)
+
+// stub is a daemon that answers what a test tells it to, and keeps what it was asked last.
+type stub struct {
+	ip6dv1connect.UnimplementedMachineServiceHandler
+	ip6dv1connect.UnimplementedMigrationServiceHandler
+	ip6dv1connect.UnimplementedHostServiceHandler
+
+	outcome ip6dv1.Outcome
+	refuse  error // what every call fails with
+	asked   any
+}
+
+// machines are what every stub has.
+var machines = []*ip6dv1.Machine{
+	{
+		Name: "web1", Network: 42, Cell: 1, Machine: 1, Stable: "fdaa:0:2a:1::1:2", Routing: "fdab:0:1:0:2a:0:1:1", Host: 1, Epoch: 18446744073709551615,
+		State: ip6dv1.MachineState_MACHINE_STATE_LEAVING, Peer: 2,
+		Port: &ip6dv1.Port{Device: "ip6d00000001", Mac: "12:01:00:00:00:01", Mtu: 1500, Netns: "/run/netns/web1", GuestDevice: "eth0"},
+	},
+	{Name: "web2", Network: 42, Cell: 1, Machine: 2, Stable: "fdaa:0:2a:1::2:2", Host: 2, Epoch: 2, State: ip6dv1.MachineState_MACHINE_STATE_ELSEWHERE},
+}
+
+var hosts = []*ip6dv1.Host{
+	{Host: 1, Name: "host1", Identity: "one", State: "joined", Underlay: "fd00::1", Prefix: "fdab:0:1::/48", Blocks: []uint32{4, 0, 1, 2}, Self: true},
+	{Host: 2, Name: "host2", Identity: "two", State: "joined", Underlay: "fd00::2", Prefix: "fdab:0:2::/48"},
+}
+
+// reply answers one call.
+func reply[Q, A any](s *stub, q *connect.Request[Q], a *A) (*connect.Response[A], error) {
+	s.asked = q.Msg
+	if s.refuse != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, s.refuse)
+	}
+	return connect.NewResponse(a), nil
+}
+
+func (s *stub) CreateMachine(_ context.Context, q *connect.Request[ip6dv1.CreateMachineRequest]) (*connect.Response[ip6dv1.CreateMachineResponse], error) {
+	return reply(s, q, &ip6dv1.CreateMachineResponse{Machine: machines[0]})
+}
+
+func (s *stub) AttachMachine(_ context.Context, q *connect.Request[ip6dv1.AttachMachineRequest]) (*connect.Response[ip6dv1.AttachMachineResponse], error) {
+	return reply(s, q, &ip6dv1.AttachMachineResponse{Machine: machines[0]})
+}
+
+func (s *stub) ListMachines(_ context.Context, q *connect.Request[ip6dv1.ListMachinesRequest]) (*connect.Response[ip6dv1.ListMachinesResponse], error) {
+	return reply(s, q, &ip6dv1.ListMachinesResponse{Machines: machines})
+}
+
+func (s *stub) DestroyMachine(_ context.Context, q *connect.Request[ip6dv1.DestroyMachineRequest]) (*connect.Response[ip6dv1.DestroyMachineResponse], error) {
+	return reply(s, q, &ip6dv1.DestroyMachineResponse{})
+}
+
+func (s *stub) BeginMigration(_ context.Context, q *connect.Request[ip6dv1.BeginMigrationRequest]) (*connect.Response[ip6dv1.BeginMigrationResponse], error) {
+	return reply(s, q, &ip6dv1.BeginMigrationResponse{Stable: "fdaa:0:2a:1::1:2"})
+}
+
+func (s *stub) SwitchoverMigration(_ context.Context, q *connect.Request[ip6dv1.SwitchoverMigrationRequest]) (*connect.Response[ip6dv1.SwitchoverMigrationResponse], error) {
+	return reply(s, q, &ip6dv1.SwitchoverMigrationResponse{Outcome: s.outcome, Epoch: 2})
+}
+
+func (s *stub) FinishMigration(ctx context.Context, q *connect.Request[ip6dv1.FinishMigrationRequest]) (*connect.Response[ip6dv1.FinishMigrationResponse], error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		return nil, errors.New("finish came without a deadline")
+	}
+	return reply(s, q, &ip6dv1.FinishMigrationResponse{})
+}
+
+func (s *stub) AbortMigration(_ context.Context, q *connect.Request[ip6dv1.AbortMigrationRequest]) (*connect.Response[ip6dv1.AbortMigrationResponse], error) {
+	return reply(s, q, &ip6dv1.AbortMigrationResponse{})
+}
+
+func (s *stub) ListHosts(_ context.Context, q *connect.Request[ip6dv1.ListHostsRequest]) (*connect.Response[ip6dv1.ListHostsResponse], error) {
+	return reply(s, q, &ip6dv1.ListHostsResponse{Hosts: hosts})
+}
+
+func (s *stub) GetHost(_ context.Context, q *connect.Request[ip6dv1.GetHostRequest]) (*connect.Response[ip6dv1.GetHostResponse], error) {
+	return reply(s, q, &ip6dv1.GetHostResponse{Host: hosts[1]})
+}
+
+func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {
+	return reply(s, q, &ip6dv1.GetStatusResponse{
+		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable",
+		Machines: map[string]uint32{"here": 3, "away": 1}, InDoubt: []string{"web1"}, IdsFree: 200,
+		Drops: []*ip6dv1.Drop{{Reason: "not_here", Packets: 9007199254740993}},
+	})
+}
+
+// startStub serves a stub until the test ends, and returns its socket.
+func startStub(t *testing.T, s *stub) (socket string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(ip6dv1connect.NewMachineServiceHandler(s))
+	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(s))
+	mux.Handle(ip6dv1connect.NewHostServiceHandler(s))
+	socket = filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := api.NewServer(mux, slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	t.Cleanup(func() {
+		if err := errors.Join(server.Close(), <-done); !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return socket
+}
