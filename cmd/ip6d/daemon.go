@@ -44,10 +44,13 @@ func openDaemon(ctx context.Context, c config.Config, log *slog.Logger) (_ *daem
 	if err := checkSocket(c.Socket); err != nil {
 		return nil, err
 	}
+	if err := d.openAgent(); err != nil {
+		return nil, err
+	}
 	if err := d.openStores(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.openKernel(); err != nil {
+	if err := d.openDatapath(); err != nil {
 		return nil, err
 	}
 	if err := d.openMap(ctx); err != nil {

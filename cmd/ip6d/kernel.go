@@ -29,8 +29,8 @@ type kernelSide struct {
 	portLost func(host.Port) // by the hardware map
 }
 
-// openKernel makes ip6d0 and loads the datapath, or takes both over from an earlier daemon while packets flow.
-func (d *daemon) openKernel() error {
+// openAgent looks at this host's network, and changes nothing yet.
+func (d *daemon) openAgent() error {
 	k := &d.kernel
 	k.config, k.log = d.config, d.log
 	c := d.config
@@ -49,7 +49,13 @@ func (d *daemon) openKernel() error {
 		return err
 	}
 	d.opened(k.agent.Close)
-	_, err = os.Stat(c.BPFDir)
+	return nil
+}
+
+// openDatapath makes ip6d0 and loads the datapath, or takes both over from an earlier daemon while packets flow.
+func (d *daemon) openDatapath() error {
+	k, c := &d.kernel, d.config
+	_, err := os.Stat(c.BPFDir)
 	k.isFirst = errors.Is(err, fs.ErrNotExist)
 	stack, err := k.agent.Prepare()
 	if err != nil {
