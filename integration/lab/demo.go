@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"ip6d/addr"
@@ -52,6 +53,9 @@ func Demo(ctx context.Context, o DemoOptions) (_ *Report, err error) {
 	if o.Hosts != 0 && o.Hosts < MinDemoHosts {
 		return nil, fmt.Errorf("number of hosts %d: a demo needs at least %d", o.Hosts, MinDemoHosts)
 	}
+	// The senders come back from their naps into Go at once only if one of its processors is free, and on a busy computer
+	// the few that it takes by default may all be waiting for a CPU.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(16, runtime.NumCPU())))
 	d := &demo{DemoOptions: o, report: &Report{}}
 	d.title("A fleet on this computer")
 	o.Say = func(line string) { d.line("%s", line) }

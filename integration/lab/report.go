@@ -28,7 +28,7 @@ type Report struct {
 	UDPReordered  uint64 `json:"udp_reordered"` // came after one that was sent later; no failure
 	UDPEarly      uint64 `json:"udp_early"`     // came to a port before the switchover to it
 
-	LongestGap float64 `json:"longest_gap_ms"` // between two packets of the fast stream
+	LongestGap float64 `json:"longest_gap_ms"` // between two packets that came of the fast stream
 	TCPBytes   uint64  `json:"tcp_bytes"`      // that came as they were sent, both ways
 	TCPBroken  bool    `json:"tcp_broken"`
 
@@ -98,7 +98,7 @@ func (r *Report) check() error {
 // write writes the table, the picture and the verdict.
 func (r *Report) write(w io.Writer, failed error) {
 	fmt.Fprintln(w)
-	table := grid{{"", "sent", "lost", "twice", "too early", "out of order", "longest gap"}}
+	table := grid{{"", "sent", "lost", "twice", "too early", "out of order", "longest gap", "the sender's own"}}
 	for i, s := range r.streams {
 		early := "-"
 		if i == 0 { // the one to the machine that moves
@@ -107,6 +107,7 @@ func (r *Report) write(w io.Writer, failed error) {
 		table = append(table, []string{
 			fmt.Sprintf("UDP %s -> %s", s.From, s.To), thousands(s.Sent), thousands(s.Lost), thousands(s.Duplicated), early,
 			thousands(s.Reordered), fmt.Sprintf("%.1f ms", milliseconds(s.LongestGap)),
+			fmt.Sprintf("%.1f ms", milliseconds(s.OwnGap)),
 		})
 	}
 	table.write(w)
@@ -114,8 +115,11 @@ func (r *Report) write(w io.Writer, failed error) {
 	if r.TCPBroken {
 		state = "BROKEN"
 	}
-	fmt.Fprintf(w, "\n  TCP %s <-> %s   %s MB, %s, %s\n", r.tcp.From, r.tcp.To, thousands(r.TCPBytes/1e6), state,
-		plural(uint64(r.tcp.Retransmits), "segment sent again", "segments sent again"))
+	fmt.Fprintf(w, "\n  TCP %s <-> %s   %s MB, %s", r.tcp.From, r.tcp.To, thousands(r.TCPBytes/1e6), state)
+	if n := r.tcp.Retransmits; n > 0 {
+		fmt.Fprintf(w, ", %s (%d of them needlessly)", plural(uint64(n), "segment sent again", "segments sent again"), r.tcp.Needless)
+	}
+	fmt.Fprintln(w)
 	fast := r.streams[0]
 	fmt.Fprintf(w, "  %s packets/s from %s to %s", thousands(uint64(fast.Rate)), fast.From, fast.To)
 	if fast.Rate < MinRate {

@@ -47,6 +47,7 @@ type TCPResult struct {
 	Bytes       uint64 // that came as they were sent, both ways
 	Broken      error  // nil: every byte came, once and in order, and the connection ended in peace
 	Retransmits uint32 // segments that TCP sent again, both ways
+	Needless    uint32 // of these, that had come the first time (RFC 2883): TCP guesses early when a CPU is busy
 }
 
 // chunk is what is sent in one piece, in bytes at most. A burst must fit each CPU's backlog; see sendMost.
@@ -201,23 +202,24 @@ func (s *TCPStream) Stop() TCPResult {
 		if got := other.received.Load(); got != e.sent {
 			errs = append(errs, fmt.Errorf("%s sent %d bytes, of which %s got %d", names[i], e.sent, names[1-i], got))
 		}
-		again, err := e.retransmits()
+		again, needless, err := e.retransmits()
 		r.Retransmits += again
+		r.Needless += needless
 		errs = append(errs, err)
 	}
 	r.Broken = errors.Join(append(errs, s.closeConns())...)
 	return r
 }
 
-func (e *tcpEnd) retransmits() (n uint32, err error) {
+func (e *tcpEnd) retransmits() (again, needless uint32, err error) {
 	err = control(e.conn, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {
-			n = info.Total_retrans
+			again, needless = info.Total_retrans, info.Dsack_dups
 		}
 		return err
 	})
-	return n, err
+	return again, needless, err
 }
 
 func (s *TCPStream) closeConns() error {
