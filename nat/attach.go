@@ -216,11 +216,23 @@ func (d *Datapath) update(path string, p *ebpf.Program, ifindex int) (bool, erro
 }
 
 func (d *Datapath) detach(program string, ifindex int) error {
-	err := os.Remove(Attachment{program, ifindex}.path(d.dir)) // the pin is all that holds the link
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeLink(Attachment{program, ifindex}.path(d.dir)); err != nil {
 		return fmt.Errorf("detach %s from device %d: %w", program, ifindex, err)
 	}
 	return nil
+}
+
+// removeLink detaches a pinned link and removes its pin. Removing the pin alone would do, but some time later.
+func removeLink(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return errors.Join(l.Detach(), l.Unpin())
 }
 
 func (a Attachment) path(dir string) string {

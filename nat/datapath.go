@@ -174,7 +174,12 @@ func Remove(pinDir string) error {
 			continue
 		}
 		for _, e := range entries {
-			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+			path := filepath.Join(dir, e.Name())
+			if filepath.Base(dir) == linksDir {
+				errs = append(errs, removeLink(path))
+				continue
+			}
+			errs = append(errs, os.Remove(path))
 		}
 		errs = append(errs, os.Remove(dir))
 	}

@@ -108,8 +108,8 @@ func TestPacketTooBigReachesTheMachine(t *testing.T) {
 func TestTimeExceededComesFromTheSendersHost(t *testing.T) {
 	one, two := newFleet(t, 1500, true)
 	a := one.run(alice, false)
-	one.run(bob, false)
-	two.run(remote, false)
+	warm(a, one.run(bob, false))
+	warm(a, two.run(remote, false))
 	for _, to := range []addr.Stable{bob, remote} {
 		var icmp net.PacketConn
 		a.do(func() (err error) {
@@ -208,15 +208,31 @@ func TestTaggedAndShortFramesAreRefusedByName(t *testing.T) {
 		reason string
 		frame  []byte
 	}{{"vlan_tagged", tagged}, {"malformed", whole[:etherLength+ipv6Length-1]}} {
-		before := dropsOf(t, one.Datapath)[c.reason]
-		ok(t, send(c.frame))
 		eventually(t, c.reason, func() error {
-			if now := dropsOf(t, one.Datapath)[c.reason]; now != before+1 {
-				return fmt.Errorf("counted %d times", now-before)
+			if dropsOf(t, one.Datapath)[c.reason] == 0 {
+				return errors.Join(errors.New("nothing was refused"), send(c.frame))
 			}
 			return nil
 		})
 	}
+}
+
+// warm sends until something arrives: a device that has come up just now drops what it is given, and a neighbour
+// that is not found yet costs packets too.
+func warm(from, to *guest) {
+	from.t.Helper()
+	in := to.listenUDP(to.Addr(), 0)
+	defer in.Close()
+	out := from.listenUDP(from.Addr(), 0)
+	defer out.Close()
+	eventually(from.t, fmt.Sprintf("a datagram arrives from %s at %s", from, to), func() error {
+		if _, err := out.WriteTo([]byte("hello"), in.LocalAddr()); err != nil {
+			return err
+		}
+		in.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		_, err := in.Read(make([]byte, 10))
+		return err
+	})
 }
 
 // stream sends numbered datagrams from one socket to another and keeps a few in flight, until stop is called. It
@@ -273,6 +289,7 @@ func progress(t *testing.T, arrived func() int64, n int64) {
 func TestRestartLosesNothing(t *testing.T) {
 	one, two := newFleet(t, 1500, true)
 	a, b := one.run(alice, false), two.run(remote, false)
+	warm(a, b)
 	in := b.listenUDP(remote.Addr(), 0)
 	n := count(in)
 	stop := stream(t, a.listenUDP(alice.Addr(), 0), in.LocalAddr(), n.Load)
@@ -296,6 +313,8 @@ func TestMoveLosesNothingAndDeliversNothingEarly(t *testing.T) {
 	old := one.run(alice, false)
 	fresh := two.attach(alice, false)
 	id := alice.ID()
+	warm(far, old)
+	warm(near, old)
 
 	atOld := count(old.listenUDP(alice.Addr(), 7))
 	atFresh := count(fresh.listenUDP(alice.Addr(), 7))
@@ -353,6 +372,7 @@ func (h *fleetHost) tap(name string) (device, *os.File) {
 func TestTAPIsAPortToo(t *testing.T) {
 	one, _ := newFleet(t, 1500, true)
 	a := one.run(alice, false)
+	warm(a, one.run(stable(5, 1, 0x107), false))
 	in := a.listenUDP(alice.Addr(), 2)
 	port, hypervisor := one.tap("tap0")
 	h := here(bob, 1)
