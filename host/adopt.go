@@ -140,8 +140,9 @@ func (a *Agent) giveBack(l netlink.Link, up bool) error {
 	if err := k.LinkSetHardwareAddr(l, mark.adopted.mac); err != nil {
 		return fmt.Errorf("set MAC %s: %w", mark.adopted.mac, err)
 	}
-	if err := k.set(sysctl{l.Attrs().Name, "addr_gen_mode", "0"}); err != nil { // EUI-64, the kernel's default
-		return err
+	// Not by sysctl: that would give it a link-local address at once.
+	if err := k.LinkSetIP6AddrGenMode(l, addrGenEUI64); err != nil {
+		return fmt.Errorf("set addrgenmode: %w", err)
 	}
 	if err := k.LinkSetAlias(l, mark.adopted.alias); err != nil {
 		return fmt.Errorf("set alias: %w", err)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -67,8 +68,26 @@ func (a *Agent) CreatePort(s PortSpec) (Port, error) {
 		return Port{}, fmt.Errorf("create port %s: %w", s.Name, err)
 	}
 	a.ports[p.Ifindex] = p
-	return p, nil
+	return p, errors.Join(a.kernel.awaitRunning(s.Name), guest.awaitRunning(s.GuestName))
 }
+
+// awaitRunning waits for the kernel to notice that the other end is up as well. It does so in its own time, and until
+// then drops what is sent, and gives the device no link-local address. It takes milliseconds; what takes longer than
+// startPatience is somebody else's doing, and no reason to have no port.
+func (k *kernel) awaitRunning(name string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range int(startPatience / time.Millisecond) {
+		l, err := k.link(name)
+		if err != nil || l == nil || l.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		<-tick.C
+	}
+	return nil
+}
+
+const startPatience = time.Second
 
 // complete checks a spec and fills in its defaults.
 func (a *Agent) complete(s *PortSpec) (err error) {
@@ -250,10 +269,20 @@ func (k *kernel) configure(l netlink.Link, s PortSpec) error {
 	if err := k.setUp(l); err != nil {
 		return err
 	}
-	if err := k.ensureAddress(l, netip.PrefixFrom(s.Address.Addr(), 128)); err != nil {
-		return err
+	// The kernel gives the device a link-local address too, but in its own time. A machine that has none yet speaks
+	// to the gateway from its stable address, and the answer does not come by this port.
+	for _, p := range []netip.Prefix{linkLocal(s.GuestMAC), netip.PrefixFrom(s.Address.Addr(), 128)} {
+		if err := k.ensureAddress(l, p); err != nil {
+			return err
+		}
 	}
 	return k.ensureDefault(l)
+}
+
+// linkLocal is the address that a MAC stands for (RFC 4291 appendix A).
+func linkLocal(m net.HardwareAddr) netip.Prefix {
+	a := [16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
 // ensureDefault makes the gateway the way of all else.

@@ -185,9 +185,10 @@ func TestANeighbourSetByHandIsLeftAlone(t *testing.T) {
 		return netlink.NeighSet(&netlink.Neigh{Family: unix.AF_INET6, LinkIndex: l.Attrs().Index, IP: underlayAddress(2).AsSlice(), HardwareAddr: mac, State: netlink.NUD_PERMANENT})
 	})
 	setHosts(t, p.agent, peer(2))
-	if n, _ := p.hops.get(2); n.MAC.String() != mac.String() || n.Trusted == 0 {
-		t.Errorf("the next hop is %+v, want MAC %s", n, mac)
-	}
+	eventually(t, "the next hop has that MAC", func() bool {
+		n, _ := p.hops.get(2)
+		return n.MAC.String() == mac.String() && n.Trusted > 0
+	})
 	if p.one.managed(underlayAddress(2)) {
 		t.Error("the neighbour is managed, and so not permanent any more")
 	}

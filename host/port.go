@@ -274,7 +274,7 @@ func checkMachine(s addr.Stable) error {
 
 // checkDeviceName follows dev_valid_name() of the kernel's net/core/dev.c.
 func checkDeviceName(what, name string) error {
-	if name == "" || name == "." || name == ".." || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "/: \t\n\v\f\r\xa0%\x00") {
+	if name == "" || name == "." || name == ".." || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "/: \t\n\v\f\r%\x00") {
 		return fmt.Errorf("%w: %s %q: must be 1 to %d characters without space, slash, colon or percent sign", ErrInvalid, what, name, unix.IFNAMSIZ-1)
 	}
 	return nil

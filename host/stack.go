@@ -128,11 +128,14 @@ func (a *Agent) ensureStack() error {
 		a.stack, a.stackTold = now, false
 	}
 
-	// Nothing but the datapath listens on the peer, and nobody is to be found by neighbour discovery on either.
+	// Nothing but the datapath listens on the peer, and nobody is to be found by neighbour discovery on either. As a
+	// device that does not forward, ip6d0 does not join, and so tell of, the group of all routers; whether packets
+	// are forwarded is decided by the setting of all devices.
 	err = k.set(
 		sysctl{stackPeer, "disable_ipv6", "1"},
 		sysctl{StackDevice, "disable_ipv6", "0"},
 		sysctl{StackDevice, "accept_ra", "0"},
+		sysctl{StackDevice, "forwarding", "0"},
 	)
 	if err != nil {
 		return err
@@ -218,8 +221,9 @@ func (k *kernel) quiet(l netlink.Link) error {
 }
 
 const (
-	minMTU      = 1280 // every IPv6 link carries that (RFC 8200 section 5)
-	defaultMTU  = 1500
-	maxMTU      = 65535
-	addrGenNone = "1" // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
+	minMTU       = 1280 // every IPv6 link carries that (RFC 8200 section 5)
+	defaultMTU   = 1500
+	maxMTU       = 65535
+	addrGenNone  = "1" // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
+	addrGenEUI64 = 0   // IN6_ADDR_GEN_MODE_EUI64: the kernel's default
 )
