@@ -93,27 +93,19 @@ func TestAMachineMovesThroughTheAPI(t *testing.T) {
 }
 
 func TestAnAbortLeavesTheMachineWhereItWas(t *testing.T) {
-	source, target := twoHosts(t)
-	call(t, source.Migrations.BeginMigration, &ip6dv1.BeginMigrationRequest{Name: "web1", To: 2})
-	abort := &ip6dv1.AbortMigrationRequest{Name: "web1"}
-	for range 2 {
-		call(t, source.Migrations.AbortMigration, abort)
+	for _, on := range []string{"source", "target"} {
+		t.Run(on, func(t *testing.T) {
+			source, target := twoHosts(t)
+			call(t, source.Migrations.BeginMigration, &ip6dv1.BeginMigrationRequest{Name: "web1", To: 2})
+			d := map[string]*daemon{"source": source, "target": target}[on]
+			call(t, d.Migrations.AbortMigration, &ip6dv1.AbortMigrationRequest{Name: "web1"})
+			if m := is(t, source, here); m.Host != 1 || m.Peer != 0 || m.Port == nil {
+				t.Errorf("after the abort: %v, want it on host 1 with its port", m)
+			}
+			is(t, target, elsewhere)
+			call(t, source.Migrations.AbortMigration, &ip6dv1.AbortMigrationRequest{Name: "web1"})
+		})
 	}
-	if m := is(t, source, here); m.Host != 1 || m.Peer != 0 || m.Port == nil {
-		t.Errorf("after the abort: %v, want it on host 1 with its port", m)
-	}
-	is(t, target, elsewhere)
-}
-
-func TestASwitchoverAfterTheTargetsAbortIsAborted(t *testing.T) {
-	source, target := twoHosts(t)
-	call(t, source.Migrations.BeginMigration, &ip6dv1.BeginMigrationRequest{Name: "web1", To: 2})
-	call(t, target.Migrations.AbortMigration, &ip6dv1.AbortMigrationRequest{Name: "web1"})
-	got := call(t, source.Migrations.SwitchoverMigration, &ip6dv1.SwitchoverMigrationRequest{Name: "web1"})
-	if got.Outcome != ip6dv1.Outcome_OUTCOME_ABORTED {
-		t.Errorf("switchover answers %v, want aborted", got)
-	}
-	is(t, source, here)
 }
 
 func TestBeginTellsWhatTheTargetSaid(t *testing.T) {

@@ -34,9 +34,10 @@ type testHost struct {
 	dir    string // of sockets, state and log
 	bpfDir string
 
-	daemon *exec.Cmd
-	exited chan struct{} // closed when the daemon has ended
-	log    *lockedBuffer
+	lifeline *os.File // of the commands that run here; see lifelineFD
+	daemon   *exec.Cmd
+	exited   chan struct{} // closed when the daemon has ended
+	log      *lockedBuffer
 }
 
 // lockedBuffer is what a process writes, to be read meanwhile.
@@ -70,9 +71,19 @@ func newTestHostIn(t *testing.T, ns *netns.Namespace) *testHost {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &testHost{t: t, ns: ns, dir: dir, bpfDir: filepath.Join(bpfRoot, filepath.Base(dir))}
+	lifeline, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lifeline.Close(); ours.Close() })
+	h := &testHost{t: t, ns: ns, dir: dir, lifeline: lifeline, bpfDir: filepath.Join(bpfRoot, filepath.Base(dir))}
 	t.Cleanup(func() {
-		h.kill()
+		select {
+		case <-h.exited: // nil while none was started
+			t.Error("the daemon ended by itself")
+		default:
+			h.kill()
+		}
 		if err := nat.Remove(h.bpfDir); err != nil {
 			t.Error(err)
 		}
@@ -98,15 +109,9 @@ func (h *testHost) state() string  { return filepath.Join(h.dir, "state") }
 
 // command is ip6d in the host's namespace. It ends with this process.
 func (h *testHost) command(args ...string) *exec.Cmd {
-	h.t.Helper()
-	lifeline, ours, err := os.Pipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { lifeline.Close(); ours.Close() })
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), asCommand+"=1")
-	cmd.ExtraFiles = []*os.File{lifeline}
+	cmd.ExtraFiles = []*os.File{h.lifeline}
 	return cmd
 }
 
@@ -176,7 +181,7 @@ func (h *testHost) signal(s unix.Signal) int {
 		h.t.Fatalf("the daemon did not end after %v", s)
 	}
 	status := h.daemon.ProcessState.ExitCode()
-	h.daemon = nil
+	h.daemon, h.exited = nil, nil
 	return status
 }
 
