@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"slices"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"ip6d/api"
 	"ip6d/config"
@@ -34,9 +36,13 @@ type daemon struct {
 func openDaemon(ctx context.Context, c config.Config, log *slog.Logger) (_ *daemon, err error) {
 	d := &daemon{config: c, log: log}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.kernel.undo(), d.close())
+		if err == nil {
+			return
 		}
+		if errors.Is(err, unix.EPERM) && !errors.Is(err, nat.ErrPermission) { // which says so itself
+			err = fmt.Errorf("%w; run as root, or give the service the capabilities of packaging/ip6d.service", err)
+		}
+		err = errors.Join(err, d.kernel.undo(), d.close())
 	}()
 	if err := nat.CheckRequirements(c.BPFDir); err != nil {
 		return nil, err

@@ -124,6 +124,7 @@ func TestABadStartSaysWhyAndLeavesNothing(t *testing.T) {
 	}{
 		{claim: "no BPF file system", args: []string{"--bpf-dir", "/tmp/ip6d-test/bpf"}, says: []string{"/tmp/ip6d-test/bpf", "mount -t bpf bpf"}},
 		{claim: "no CAP_NET_ADMIN", without: "net_admin", says: []string{"CAP_NET_ADMIN", "run as root"}},
+		{claim: "no CAP_SYS_ADMIN", without: "sys_admin", says: []string{"operation not permitted", "run as root"}},
 		{claim: "corrupt database", prepare: garbage("host.db"), says: []string{"host.db", "database is corrupt"}},
 		{
 			claim: "no underlay device", args: []string{"--host", "1", "--underlay-device", "nosuch0", "--underlay-address", "fd00::1"},

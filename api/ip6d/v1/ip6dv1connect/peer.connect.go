@@ -47,7 +47,7 @@ const (
 // PeerServiceClient is a client for the ip6d.v1.PeerService service.
 type PeerServiceClient interface {
 	// AcceptMachine asks the target of a migration to accept it durably.
-	// failed_precondition: the store's record does not name this host as the target, or the name is taken here.
+	// failed_precondition: the store's record does not name this host as the target. already_exists: the name is taken here.
 	AcceptMachine(context.Context, *connect.Request[v1.AcceptMachineRequest]) (*connect.Response[v1.AcceptMachineResponse], error)
 	// CheckMachine tells what this host does for a machine.
 	CheckMachine(context.Context, *connect.Request[v1.CheckMachineRequest]) (*connect.Response[v1.CheckMachineResponse], error)
@@ -112,7 +112,7 @@ func (c *peerServiceClient) RereadMachine(ctx context.Context, req *connect.Requ
 // PeerServiceHandler is an implementation of the ip6d.v1.PeerService service.
 type PeerServiceHandler interface {
 	// AcceptMachine asks the target of a migration to accept it durably.
-	// failed_precondition: the store's record does not name this host as the target, or the name is taken here.
+	// failed_precondition: the store's record does not name this host as the target. already_exists: the name is taken here.
 	AcceptMachine(context.Context, *connect.Request[v1.AcceptMachineRequest]) (*connect.Response[v1.AcceptMachineResponse], error)
 	// CheckMachine tells what this host does for a machine.
 	CheckMachine(context.Context, *connect.Request[v1.CheckMachineRequest]) (*connect.Response[v1.CheckMachineResponse], error)
