@@ -15,7 +15,10 @@ import (
 
 	"ip6d/addr"
 	"ip6d/host"
+	"ip6d/nat"
 )
+
+var _ host.NextHops = (*nat.Datapath)(nil)
 
 func peer(h addr.Host) host.Peer { return host.Peer{Host: h, Underlay: underlayAddress(h)} }
 
@@ -73,7 +76,7 @@ func newPair(t *testing.T, o host.Options) *pair {
 }
 
 // resolved waits until the datapath has the MAC that host 2 has now.
-func (p *pair) resolved() nat2 {
+func (p *pair) resolved() way {
 	p.t.Helper()
 	want := p.two.mac("eth0")
 	eventually(p.t, "the next hop to host 2 has its MAC "+want, func() bool {
@@ -81,11 +84,11 @@ func (p *pair) resolved() nat2 {
 		return ok && n.MAC.String() == want && n.Trusted > 0
 	})
 	n, _ := p.hops.get(2)
-	return nat2{n.Ifindex, n.Gateway, n.Source.String()}
+	return way{n.Ifindex, n.Gateway, n.Source.String()}
 }
 
-// nat2 is what of a next hop is not its MAC.
-type nat2 struct {
+// way is a next hop without its MAC.
+type way struct {
 	ifindex int
 	gateway netip.Addr
 	source  string
@@ -96,7 +99,7 @@ func TestHostsAreReachedByRouteAndNextHop(t *testing.T) {
 	if !p.one.hasRoute(routeTo(2)) {
 		t.Errorf("route %q is missing in %q", routeTo(2), p.one.routes())
 	}
-	want := nat2{p.one.mustLink("eth0").Attrs().Index, underlayAddress(2), p.one.mac("eth0")}
+	want := way{p.one.mustLink("eth0").Attrs().Index, underlayAddress(2), p.one.mac("eth0")}
 	if got := p.resolved(); got != want {
 		t.Errorf("the next hop is %+v, want %+v", got, want)
 	}
@@ -346,6 +349,33 @@ func TestOneUnreachableHostKeepsNoOtherFromItsRoute(t *testing.T) {
 		t.Errorf("the routes are %q; want those to hosts 2 and 3", got)
 	}
 	eventually(t, "host 3 is resolved", func() bool { n, _ := p.hops.get(3); return n.MAC.String() == three.mac("eth0") })
+}
+
+// The kernel drops what it has to tell when nobody reads it, and says only that it did.
+func TestAChangeThatWasMissedIsFound(t *testing.T) {
+	blocked, release := make(chan bool), make(chan bool)
+	p := newPair(t, host.Options{OnPortGone: func(host.Port) { close(blocked); <-release }})
+	p.resolved()
+	port := create(t, p.agent, host.PortSpec{Address: machine(t, 1), Netns: newBox(t).path()})
+	p.one.delete(port.Name)
+	<-blocked // and so reads nothing more
+
+	p.one.do(func() error { // more than its socket holds, none of it ip6d's business
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for i := range 3000 {
+			_, to, _ := net.ParseCIDR(fmt.Sprintf("fd00:f:%x::/64", i))
+			if err := netlink.RouteAdd(&netlink.Route{Dst: to, LinkIndex: lo.Attrs().Index}); err != nil {
+				return err
+			}
+		}
+		_, to, _ := net.ParseCIDR("fdab:0:2::/48")
+		return netlink.RouteDel(&netlink.Route{Dst: to})
+	})
+	close(release)
+	eventually(t, "the route that went meanwhile is back", func() bool { return p.one.hasRoute(routeTo(2)) })
 }
 
 func TestTrustIsRenewedWithoutACause(t *testing.T) {

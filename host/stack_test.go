@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
 	"ip6d/host"
@@ -125,6 +126,30 @@ func TestForwardingKeepsRouterAdvertisementsOfTheUnderlay(t *testing.T) {
 				t.Errorf("accept_ra went from %s to %s, want %s", c.accept, got, c.want)
 			}
 		})
+	}
+}
+
+func TestForwardingKeepsTheRoutesFromRouterAdvertisements(t *testing.T) {
+	b := newFleet(t).host(1)
+	b.addVeth("wan", newBox(t), "router")
+	b.addVeth("idle", newBox(t), "nobody")
+	b.do(func() error {
+		l, err := netlink.LinkByName("wan")
+		if err != nil {
+			return err
+		}
+		return errors.Join(up("wan"), netlink.RouteAdd(&netlink.Route{
+			LinkIndex: l.Attrs().Index,
+			Gw:        net.ParseIP("fe80::9"),
+			Flags:     int(netlink.FLAG_ONLINK),
+			Protocol:  unix.RTPROT_RA,
+		}))
+	})
+	prepare(t, b.newAgent(host.Options{Underlay: "eth0"}))
+	for device, want := range map[string]string{"wan": "2", "idle": "1"} {
+		if got := b.sysctl("conf/" + device + "/accept_ra"); got != want {
+			t.Errorf("%s has accept_ra %s, want %s", device, got, want)
+		}
 	}
 }
 

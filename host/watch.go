@@ -59,7 +59,7 @@ func (a *Agent) look() {
 // see takes in one change. Most are only a cause to look; what does not concern ip6d, as on a host where
 // containers come and go, is not even that.
 func (a *Agent) see(m syscall.NetlinkMessage) error {
-	concerns := false
+	concerns, gone := false, 0
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		if len(m.Data) < unix.SizeofIfInfomsg {
@@ -69,7 +69,7 @@ func (a *Agent) see(m syscall.NetlinkMessage) error {
 		name := attribute(m.Data[unix.SizeofIfInfomsg:], unix.IFLA_IFNAME)
 		concerns = a.isOurs(int(at.Index)) || a.isOurName(nl.BytesToString(name))
 		if m.Header.Type == unix.RTM_DELLINK && at.Family == unix.AF_UNSPEC { // a bridge tells of its ports in a family of its own
-			a.portGone(int(at.Index))
+			gone = int(at.Index)
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		if len(m.Data) < unix.SizeofIfAddrmsg {
@@ -100,6 +100,9 @@ func (a *Agent) see(m syscall.NetlinkMessage) error {
 	}
 	if concerns {
 		a.look()
+	}
+	if gone != 0 {
+		a.portGone(gone)
 	}
 	return nil
 }
