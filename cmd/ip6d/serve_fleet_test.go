@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -139,7 +138,7 @@ func TestASecondServerWithTheSameIDIsRefusedAndLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(second.bpfDir); err == nil {
 		t.Errorf("it left %s", second.bpfDir)
 	}
-	if said := second.fails(second.command(second.serveArgs(fleetArgs(server, "--identity", "test", "--cell", "2")...)...)); !strings.Contains(said, fmt.Sprint("cell is 1")) {
+	if said := second.fails(second.command(second.serveArgs(fleetArgs(server, "--identity", "test", "--cell", "2")...)...)); !strings.Contains(said, "cell is 1") {
 		t.Errorf("with another cell it says %q", said)
 	}
 }

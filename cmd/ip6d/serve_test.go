@@ -94,6 +94,104 @@ func TestAPortThatIsGoneIsMadeAnewByAttach(t *testing.T) {
 	a.meets(b)
 }
 
+func TestTheDatapathFollowsTheUnderlayDevice(t *testing.T) {
+	h := newTestHost(t)
+	add := func(name string) int {
+		t.Helper()
+		ifindex := 0
+		err := h.ns.Do(func() error {
+			l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "p"}
+			if err := netlink.LinkAdd(l); err != nil {
+				return err
+			}
+			ifindex = l.Index
+			return netlink.LinkSetUp(l)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ifindex
+	}
+	attached := func() string {
+		t.Helper()
+		all, err := filepath.Glob(filepath.Join(h.bpfDir, "links", "from_underlay-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, path := range all {
+			all[i] = strings.TrimPrefix(filepath.Base(path), "from_underlay-")
+		}
+		return strings.Join(all, " ")
+	}
+	become := func(ifindex int) {
+		t.Helper()
+		h.eventually(fmt.Sprintf("it is attached to device %d alone", ifindex), func() bool { return attached() == fmt.Sprint(ifindex) })
+	}
+	args := func(device string) []string {
+		return []string{"--underlay-device", device, "--underlay-address", "fd00:6d::1"}
+	}
+
+	first, other := add("eth0"), add("eth1")
+	h.start(args("eth0")...)
+	become(first)
+	err := h.ns.Do(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	become(add("eth0"))
+
+	h.kill()
+	h.start(args("eth1")...)
+	become(other)
+	h.kill()
+	h.start()
+	if got := attached(); got != "" {
+		t.Errorf("without an underlay it is attached to device %s", got)
+	}
+}
+
+func TestSystemdIsToldWhenTheDaemonIsReadyAndWhenItStops(t *testing.T) {
+	h := newTestHost(t)
+	path := filepath.Join(h.dir, "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if err := socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	told := func() string {
+		t.Helper()
+		buffer := make([]byte, 100)
+		n, err := socket.Read(buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buffer[:n])
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	h.begin()
+	if got := told(); got != "READY=1" {
+		t.Errorf("first it told %q", got)
+	}
+	if !h.answers() {
+		t.Error("it does not answer though it is ready")
+	}
+	if status := h.signal(unix.SIGTERM); status != exitOK {
+		t.Errorf("exit status %d after SIGTERM, want 0", status)
+	}
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("at its end it told %q", got)
+	}
+}
+
 func TestASecondDaemonIsRefused(t *testing.T) {
 	h := newTestHost(t)
 	h.start()
