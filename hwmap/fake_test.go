@@ -39,6 +39,19 @@ func (k *kernel) reboot() {
 	k.moved, k.blocks = make(map[addr.ID]nat.Moved), make(map[addr.Block]nat.Block)
 }
 
+// restart does what nat.Open does: programs whose device has gone are forgotten.
+func (k *kernel) restart(d *devices) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	there := make(map[int]bool)
+	for _, port := range d.made {
+		there[port.Ifindex] = true
+	}
+	maps.DeleteFunc(k.ports, func(ifindex int, _ addr.Stable) bool { return !there[ifindex] })
+}
+
 func (k *kernel) limit(room int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

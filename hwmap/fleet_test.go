@@ -172,6 +172,7 @@ func (s *server) open() error {
 	died := make(chan struct{})
 	var once sync.Once
 	st.die = func() { once.Do(func() { close(died) }); cancel() }
+	s.kernel.restart(s.devices)
 	m, err := hwmap.Open(ctx, o)
 	if err != nil {
 		cancel()
@@ -179,7 +180,8 @@ func (s *server) open() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.daemon, s.steps, s.cancel, s.done = m, st, cancel, make(chan error, 1)
+	done := make(chan error, 1)
+	s.daemon, s.steps, s.cancel, s.done = m, st, cancel, done
 	go func() {
 		err := m.Run(ctx)
 		s.mu.Lock()
@@ -191,7 +193,7 @@ func (s *server) open() error {
 			go s.restart()
 		default:
 		}
-		s.done <- err
+		done <- err
 	}()
 	return nil
 }
@@ -221,7 +223,7 @@ func (s *server) stop() {
 	s.cancel = nil
 	s.mu.Unlock()
 	if cancel == nil {
-		return
+		return // it is down
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -312,9 +314,10 @@ func (f *fleet) attach(on addr.Host, name string) {
 // migrate moves a machine as an orchestrator does: it repeats what fails, and begins anew when a switchover was aborted.
 func (f *fleet) migrate(name string, from, to addr.Host) {
 	f.t.Helper()
-	ctx := f.t.Context()
 	// Every call is repeated from the first one on: after a crash anywhere that must be enough.
 	f.insist(fmt.Sprintf("migrate from %d to %d", from, to), func() error {
+		ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second) // the daemon that it calls may die
+		defer cancel()
 		source, err := f.daemon(from)
 		if err != nil {
 			return err

@@ -111,8 +111,7 @@ func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) e
 		t.Then = append(t.Then, Write{Key: e.Key, Value: e.Value})
 	}
 	if _, err := m.Cache.Commit(context.WithoutCancel(ctx), t); err != nil {
-		// The kernel has it, and the next start lists anew: a stale cache costs a detour, no packet.
-		m.Logger.Error("cache not written", "error", err)
+		return fmt.Errorf("write the cache: %w", err) // a new listing writes it whole
 	}
 	return nil
 }

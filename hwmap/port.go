@@ -85,12 +85,12 @@ func (m *Map) Detach(ctx context.Context, name string) (MachineView, error) {
 	return m.view(l)
 }
 
-// detach stops delivery, then removes the port, then says so in the truth: after a crash in between it can be repeated.
+// detach removes the port, then says so in the truth: after a crash in between it can be repeated.
 func (m *Map) detach(ctx context.Context, l Local) error {
-	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
+	if err := m.removePort(l); err != nil {
 		return err
 	}
-	if err := m.removePort(l); err != nil {
+	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
 		return err
 	}
 	l.Port = nil
@@ -98,7 +98,7 @@ func (m *Map) detach(ctx context.Context, l Local) error {
 }
 
 // removePort removes the port of l, if it has one. The device goes first: without its program it would send into the
-// host's stack unchecked.
+// host's stack unchecked. Packets for the machine are dropped from then on.
 func (m *Map) removePort(l Local) error {
 	if l.Port == nil {
 		return nil
@@ -114,14 +114,21 @@ func (m *Map) removePort(l Local) error {
 			return nil // it cannot be made, so it is not there
 		}
 	}
-	port, findErr := m.Ports.Find(p)
+	// The entry knows the device's number also where an earlier call has removed the device.
+	e, _, err := m.Datapath.Machine(m.id(l.Machine))
+	if err != nil {
+		return err
+	}
+	if e.Port.Ifindex == 0 {
+		e.Port, _ = m.Ports.Find(p)
+	}
 	if err := m.Ports.Detach(p); err != nil {
 		return err
 	}
-	if findErr != nil {
-		return nil // the device has gone, and its program with it
+	if e.Port.Ifindex == 0 {
+		return nil
 	}
-	return m.Datapath.DetachPort(port.Ifindex)
+	return m.Datapath.DetachPort(e.Port.Ifindex)
 }
 
 // String names the port for a user's message.

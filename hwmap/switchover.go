@@ -31,6 +31,11 @@ func (m *Map) Switchover(ctx context.Context, name string) (Outcome, uint64, err
 	switch l.State {
 	case Away: // repeated
 		return Committed, l.Epoch + 1, nil
+	case Here:
+		if m.hasRecord(l) { // it was aborted, on the target perhaps, and this host has acted on it already
+			return Aborted, l.Epoch, nil
+		}
+		return "", 0, m.wrongState(l, "switch over the migration")
 	case Leaving, Switching:
 	default:
 		return "", 0, m.wrongState(l, "switch over the migration")
@@ -54,6 +59,14 @@ func (m *Map) Switchover(ctx context.Context, name string) (Outcome, uint64, err
 		return "", 0, fmt.Errorf("switchover of %q: %w", name, err)
 	}
 	return outcome, l.Epoch, nil
+}
+
+// hasRecord reports whether the fleet's map has a record of this ownership of l: a migration was begun at some time.
+func (m *Map) hasRecord(l Local) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.fleet.machines[l.Machine]
+	return ok && r.Epoch == l.Epoch
 }
 
 func (m *Map) switchover(ctx context.Context, l Local) (Outcome, error) {
