@@ -68,15 +68,17 @@ func (h *Host) Log() string { return filepath.Join(h.lab.o.directory(), h.Name+"
 // Namespace is the name of the host's network namespace, as `ip netns` knows it.
 func (h *Host) Namespace() string { return h.lab.o.namespace(h.Name) }
 
+// Pins is the directory in the lab's BPF file system where the host's datapath is pinned.
+func (h *Host) Pins() string { return filepath.Join(h.lab.o.bpfDirectory(), h.Name) }
+
 // Do runs f in the host's network namespace; see netns.Namespace.Do.
 func (h *Host) Do(f func() error) error { return h.space.ns.Do(f) }
 
-func (h *Host) directory() string    { return filepath.Join(h.lab.o.directory(), h.Name) }
-func (h *Host) configPath() string   { return filepath.Join(h.directory(), "ip6d.yaml") }
-func (h *Host) bpfDirectory() string { return filepath.Join(h.lab.o.bpfDirectory(), h.Name) }
+func (h *Host) directory() string  { return filepath.Join(h.lab.o.directory(), h.Name) }
+func (h *Host) configPath() string { return filepath.Join(h.directory(), "ip6d.yaml") }
 
 // machinesMap is the path of the pinned map of the machines that are on this host, coming or leaving.
-func (h *Host) machinesMap() string { return filepath.Join(h.bpfDirectory(), "maps", "machines") }
+func (h *Host) machinesMap() string { return filepath.Join(h.Pins(), "maps", "machines") }
 
 func (h *Host) config() config.File {
 	return config.File{
@@ -86,7 +88,7 @@ func (h *Host) config() config.File {
 		Cell:     "1",
 		StateDir: filepath.Join(h.directory(), "state"),
 		Socket:   h.Socket(),
-		BPFDir:   h.bpfDirectory(),
+		BPFDir:   h.Pins(),
 		Underlay: config.Underlay{Device: hostDevice, Address: underlayAddress(h.Number).String()},
 		Store:    config.Store{Endpoints: []string{"http://" + storeAddress().String()}, Cluster: h.lab.o.Name},
 	}
