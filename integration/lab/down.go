@@ -93,7 +93,7 @@ func (o Options) removeDirectory() error {
 
 func checkRoot() error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("%w, for network namespaces and BPF: sudo ip6d lab ...", ErrNotRoot)
+		return fmt.Errorf("%w, for network namespaces and BPF: run it with sudo", ErrNotRoot)
 	}
 	return nil
 }
