@@ -1,7 +1,6 @@
 package hwmap_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -60,6 +59,7 @@ func everyFault(t *testing.T, scenario func(t *testing.T, f *fleet)) {
 						f.create(1, "web1")
 						time.Sleep(time.Minute)
 						decide, happened := at(n, c.fault, c.counts)
+						f.armed = decide
 						f.inject(decide)
 						scenario(t, f)
 						where, hit = happened()
@@ -109,52 +109,34 @@ func TestMigrationThatMetAnyFaultCanBeAborted(t *testing.T) {
 
 // tryMigrating makes each call of a migration up to the switchover once, whatever comes of it.
 func (f *fleet) tryMigrating(name string, from, to addr.Host) {
-	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
-	defer cancel()
-	source, target := f.on(from), f.on(to)
-	_, beginErr := source.Begin(ctx, name, to)
-	_, attachErr := target.Attach(ctx, name, hwmap.PortSpec{Netns: "/run/netns/" + name})
-	outcome, _, switchoverErr := source.Switchover(ctx, name)
-	f.t.Logf("begin: %v; attach: %v; switchover: %s, %v", beginErr, attachErr, outcome, switchoverErr)
+	f.t.Logf("begin: %v; attach: %v; switchover: %v",
+		f.call(from, begin(name, to)), f.call(to, attach(name)), f.call(from, switchover(name)))
 }
 
 // abort aborts a migration on one of its hosts until that succeeds, or it is too late; then it is finished. It returns what
 // is where.
 func (f *fleet) abort(name string, from, to, on addr.Host) map[string]addr.Host {
 	f.t.Helper()
-	ctx := f.t.Context()
 	where := from
 	f.insist("abort", func() error {
-		m, err := f.daemon(on)
-		if err == nil {
-			err = m.Abort(ctx, name)
-		}
+		err := f.call(on, abort(name))
 		switch {
 		case errors.Is(err, hwmap.ErrCommitted):
 			where = to
 			return nil
 		case on == to && errors.Is(err, hwmap.ErrUnknownMachine):
-			// It was never accepted there, or is not expected any more. Then the source says what is so.
+			// It was never accepted there, or is not expected any more. Then the source knows what is so.
 			on = from
-			return err
 		}
 		return err
 	})
-	if on == to && where == from {
+	if on == to {
 		if v, err := f.on(to).Machine(name); err == nil && v.State == hwmap.Here {
-			where = to // it had arrived: there is nothing to abort
+			where = to // it had arrived: there was nothing to abort
 		}
 	}
 	if where == to {
-		f.insist("finish", func() error {
-			m, err := f.daemon(from)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-			defer cancel()
-			return m.Finish(ctx, name)
-		})
+		f.insist("finish", func() error { return f.call(from, finish(name)) })
 	}
 	return map[string]addr.Host{name: where}
 }

@@ -28,6 +28,7 @@ type fleet struct {
 	store   hwmap.Store
 	memory  *memory // the same, where it is one
 	servers map[addr.Host]*server
+	armed   func(host addr.Host, what string) fault // what everyFault injected
 
 	mu         sync.Mutex // guards all below
 	fault      func(host addr.Host, what string) fault
@@ -65,7 +66,9 @@ func (l *logs) Write(p []byte) (int, error) {
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
 	store := newMemory()
-	return newFleetOn(t, store, n)
+	f := newFleetOn(t, store, n)
+	synctest.Wait() // until all know each other
+	return f
 }
 
 func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
@@ -138,10 +141,25 @@ func (f *fleet) daemon(id addr.Host) (*hwmap.Map, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.daemon == nil {
+	if s.daemon == nil || s.steps.alive() != nil {
 		return nil, fmt.Errorf("%w: host %d is down", hwmap.ErrUnavailable, id)
 	}
 	return s.daemon, nil
+}
+
+// call calls a daemon in bounded time. The answer of one that died meanwhile is none.
+func (f *fleet) call(host addr.Host, what func(context.Context, *hwmap.Map) error) error {
+	m, err := f.daemon(host)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	defer cancel()
+	err = what(ctx, m)
+	if now, aliveErr := f.daemon(host); aliveErr != nil || now != m {
+		return errors.Join(err, errDead)
+	}
+	return err
 }
 
 // options are those of a daemon on s, and what it does to its surroundings.
@@ -264,6 +282,13 @@ func (f *fleet) on(id addr.Host) *hwmap.Map {
 	return m
 }
 
+func (f *fleet) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // settled lets pass the time in which all that is repeated has been repeated.
 func (f *fleet) settled() {
 	time.Sleep(2 * time.Minute)
@@ -289,12 +314,11 @@ func (f *fleet) insist(what string, call func() error) {
 func (f *fleet) create(on addr.Host, name string) hwmap.MachineView {
 	f.t.Helper()
 	var v hwmap.MachineView
-	f.insist("create", func() (err error) {
-		m, err := f.daemon(on)
-		if err == nil {
-			v, err = m.Create(f.t.Context(), name, 7)
-		}
-		return err
+	f.insist("create", func() error {
+		return f.call(on, func(ctx context.Context, m *hwmap.Map) (err error) {
+			v, err = m.Create(ctx, name, 7)
+			return err
+		})
 	})
 	f.attach(on, name)
 	return v
@@ -302,48 +326,72 @@ func (f *fleet) create(on addr.Host, name string) hwmap.MachineView {
 
 func (f *fleet) attach(on addr.Host, name string) {
 	f.t.Helper()
-	f.insist("attach", func() error {
-		m, err := f.daemon(on)
-		if err == nil {
-			_, err = m.Attach(f.t.Context(), name, hwmap.PortSpec{Netns: "/run/netns/" + name})
-		}
-		return err
-	})
+	f.insist("attach", func() error { return f.call(on, attach(name)) })
 }
 
-// migrate moves a machine as an orchestrator does: it repeats what fails, and begins anew when a switchover was aborted.
+func attach(name string) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error {
+		_, err := m.Attach(ctx, name, hwmap.PortSpec{Netns: "/run/netns/" + name})
+		return err
+	}
+}
+
+func begin(name string, to addr.Host) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error {
+		_, err := m.Begin(ctx, name, to)
+		return err
+	}
+}
+
+var errNotCommitted = errors.New("not committed")
+
+func switchover(name string) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error {
+		outcome, _, err := m.Switchover(ctx, name)
+		if err == nil && outcome != hwmap.Committed {
+			err = fmt.Errorf("%w, but %s", errNotCommitted, outcome)
+		}
+		return err
+	}
+}
+
+func abort(name string) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error { return m.Abort(ctx, name) }
+}
+
+func finish(name string) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error { return m.Finish(ctx, name) }
+}
+
+func destroy(name string) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error { return m.Destroy(ctx, name) }
+}
+
+// migrate moves a machine as an orchestrator does: it repeats what fails, from the first call on. After a crash anywhere,
+// and after an abort, that must be enough.
 func (f *fleet) migrate(name string, from, to addr.Host) {
 	f.t.Helper()
-	// Every call is repeated from the first one on: after a crash anywhere that must be enough.
 	f.insist(fmt.Sprintf("migrate from %d to %d", from, to), func() error {
-		ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second) // the daemon that it calls may die
-		defer cancel()
-		source, err := f.daemon(from)
+		var v hwmap.MachineView
+		err := f.call(from, func(_ context.Context, m *hwmap.Map) (err error) {
+			v, err = m.Machine(name)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		target, err := f.daemon(to)
-		if err != nil {
-			return err
-		}
-		if v, err := source.Machine(name); err != nil {
-			return err
-		} else if v.State == hwmap.Here || v.State == hwmap.Leaving {
-			if _, err := source.Begin(ctx, name, to); err != nil {
+		if v.State == hwmap.Here || v.State == hwmap.Leaving {
+			if err := f.call(from, begin(name, to)); err != nil {
 				return fmt.Errorf("begin: %w", err)
 			}
-			if _, err := target.Attach(ctx, name, hwmap.PortSpec{Netns: "/run/netns/" + name}); err != nil {
+			if err := f.call(to, attach(name)); err != nil {
 				return fmt.Errorf("attach: %w", err)
 			}
 		}
-		outcome, _, err := source.Switchover(ctx, name)
-		if errors.Is(err, hwmap.ErrUnknownMachine) {
-			outcome, err = hwmap.Committed, nil // finished before
+		if err := f.call(from, switchover(name)); err != nil && !errors.Is(err, hwmap.ErrUnknownMachine) { // finished before
+			return fmt.Errorf("switchover: %w", err)
 		}
-		if err != nil || outcome != hwmap.Committed {
-			return fmt.Errorf("switchover: %s, %w", outcome, err)
-		}
-		return source.Finish(ctx, name)
+		return f.call(from, finish(name))
 	})
 }
 
