@@ -64,7 +64,7 @@ func Demo(ctx context.Context, o DemoOptions) (_ *Report, err error) {
 	}
 	err = d.show(ctx)
 	if downErr := d.lab.Down(); downErr != nil || err != nil {
-		return nil, errors.Join(err, downErr)
+		return nil, endedBy(ctx, err, downErr)
 	}
 	d.report.Seconds = time.Since(start).Round(10 * time.Millisecond).Seconds()
 	err = d.report.check()

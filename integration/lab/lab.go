@@ -47,9 +47,10 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if l.lock, err = lockDirectory(o.directory()); err != nil {
 		return nil, err
 	}
+	caller := ctx
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.Down())
+			err = endedBy(caller, err, l.Down())
 		}
 	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, upTimeout, fmt.Errorf("the fleet was not ready after %v", upTimeout))
@@ -71,6 +72,14 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		}
 	}
 	return l, nil
+}
+
+// endedBy is the error of what ended by err, and by downErr of removing it. Where ctx ended it, nothing else matters.
+func endedBy(ctx context.Context, err, downErr error) error {
+	if ctx.Err() != nil && downErr == nil {
+		return fmt.Errorf("%w; the lab was removed", context.Cause(ctx))
+	}
+	return errors.Join(err, downErr)
 }
 
 func (l *Lab) makeFleet(ctx context.Context) error {

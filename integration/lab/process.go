@@ -48,6 +48,7 @@ func (o Options) start(name string, ns *netns.Namespace, cmd *exec.Cmd) (*Proces
 	}
 	cmd.Env = append(slices.Clone(cmd.Env), o.mark())
 	cmd.Stdout, cmd.Stderr = f, f
+	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := ns.Start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -84,9 +85,9 @@ func (p *Process) wait(ctx context.Context, try func(context.Context) error) err
 		}
 		select {
 		case <-p.exited:
-			return fmt.Errorf("%w: %s: %s (all of it: %s)", ErrEnded, p.name, lastLine(p.log), p.log)
+			return fmt.Errorf("%w: %s: %s", ErrEnded, p.name, lastLine(p.log))
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w: %w (see %s)", p.name, context.Cause(ctx), err, p.log)
+			return fmt.Errorf("wait for %s: %w: %w; it said last: %s", p.name, context.Cause(ctx), err, lastLine(p.log))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
