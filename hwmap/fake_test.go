@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"ip6d/addr"
@@ -273,6 +274,7 @@ var errDead = fmt.Errorf("%w: this daemon is dead", hwmap.ErrUnavailable)
 // steps are what one daemon does to its surroundings, each of which can go wrong.
 type steps struct {
 	next func(host addr.Host, what string) fault
+	wait func()
 	host addr.Host
 	die  func()
 
@@ -302,6 +304,9 @@ func (s *steps) do(what string, now func() error, later func()) error {
 		return err
 	}
 	f := s.next(s.host, what)
+	if strings.HasSuffix(what, "fleet") || strings.HasPrefix(what, "ask") || what == "hint" {
+		s.wait()
+	}
 	if f == delayed && later == nil {
 		f = lost
 	}

@@ -32,6 +32,7 @@ type fleet struct {
 
 	mu         sync.Mutex // guards all below
 	fault      func(host addr.Host, what string) fault
+	delay      func() time.Duration
 	delivering map[addr.ID]map[addr.Host]uint64 // which kernels deliver, and at which epoch
 }
 
@@ -122,6 +123,25 @@ func (f *fleet) inject(decide func(host addr.Host, what string) fault) {
 	f.fault = decide
 }
 
+// slow makes each call of the fleet's store and of a peer take its time; nil: none.
+func (f *fleet) slow(delay func() time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.delay = delay
+}
+
+// wait lets a call take its time. Only what a Map does without holding a mutex may wait: virtual time stands still for a
+// goroutine that waits for a mutex.
+func (f *fleet) wait() {
+	f.mu.Lock()
+	var d time.Duration
+	if f.delay != nil {
+		d = f.delay()
+	}
+	f.mu.Unlock()
+	time.Sleep(d)
+}
+
 func (f *fleet) next(host addr.Host, what string) fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -164,7 +184,7 @@ func (f *fleet) call(host addr.Host, what func(context.Context, *hwmap.Map) erro
 
 // options are those of a daemon on s, and what it does to its surroundings.
 func (s *server) options() (hwmap.Options, *steps) {
-	st := &steps{host: s.id, next: s.fleet.next}
+	st := &steps{host: s.id, next: s.fleet.next, wait: s.fleet.wait}
 	return hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: cell,
 		Self: hwmap.Host{
