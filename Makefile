@@ -71,7 +71,7 @@ lint-go:
 	go -C tools tool staticcheck ./...
 
 lint-c: deps-lint
-	clang-format-19 --dry-run -Werror bpf/*.[ch]
+	clang-format-19 --dry-run -Werror bpf/*.[ch] integration/lab/guard/*.c
 
 lint-shell: deps-lint
 	grep -rlIE --exclude-dir=.git --exclude-dir=bin '^#!/bin/(ba)?sh' . | xargs shellcheck
