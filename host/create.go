@@ -68,26 +68,8 @@ func (a *Agent) CreatePort(s PortSpec) (Port, error) {
 		return Port{}, fmt.Errorf("create port %s: %w", s.Name, err)
 	}
 	a.ports[p.Ifindex] = p
-	return p, errors.Join(a.kernel.awaitRunning(s.Name), guest.awaitRunning(s.GuestName))
+	return p, nil
 }
-
-// awaitRunning waits for the kernel to notice that the other end is up as well. It does so in its own time, and until
-// then drops what is sent, and gives the device no link-local address. It takes milliseconds; what takes longer than
-// startPatience is somebody else's doing, and no reason to have no port.
-func (k *kernel) awaitRunning(name string) error {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for range int(startPatience / time.Millisecond) {
-		l, err := k.link(name)
-		if err != nil || l == nil || l.Attrs().OperState == netlink.OperUp {
-			return err
-		}
-		<-tick.C
-	}
-	return nil
-}
-
-const startPatience = time.Second
 
 // complete checks a spec and fills in its defaults.
 func (a *Agent) complete(s *PortSpec) (err error) {
@@ -251,7 +233,55 @@ func (a *Agent) finish(l netlink.Link, s PortSpec, guest *kernel) (Port, error) 
 	}
 	l.Attrs().Alias = mark
 	p, _, _ := a.portAt(l)
-	return p, a.mendPort(l, p)
+	if err := a.mendPort(l, p); err != nil {
+		return Port{}, err
+	}
+	var own []netip.Prefix
+	if s.Configure {
+		own = s.guestAddresses()
+	}
+	return p, errors.Join(a.kernel.settle(p.Ifindex, gatewayPrefix), guest.settle(peer.Attrs().Index, own...))
+}
+
+// guestAddresses are those that a configured device has. The kernel gives it a link-local one too, but in its own
+// time. A machine that has none yet speaks to the gateway from its stable address, and the answer does not come by
+// this port.
+func (s PortSpec) guestAddresses() []netip.Prefix {
+	return []netip.Prefix{linkLocal(s.GuestMAC), netip.PrefixFrom(s.Address.Addr(), 128)}
+}
+
+// settle waits for the kernel to do in the background what makes a device ready: to notice that the other end is up,
+// without which what is sent is dropped, and to deliver what comes for its addresses. That takes milliseconds; what
+// takes longer than patience is somebody else's doing, and no reason to have no port.
+func (k *kernel) settle(ifindex int, addresses ...netip.Prefix) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range int(patience / time.Millisecond) {
+		if ready, err := k.ready(ifindex, addresses); ready || err != nil {
+			return err
+		}
+		<-tick.C
+	}
+	return nil
+}
+
+const patience = time.Second
+
+func (k *kernel) ready(ifindex int, addresses []netip.Prefix) (bool, error) {
+	l, err := k.linkAt(ifindex)
+	if err != nil || l == nil {
+		return l == nil, err
+	}
+	if l.Attrs().OperState != netlink.OperUp {
+		return false, nil
+	}
+	for _, p := range addresses {
+		routes, err := k.RouteGetWithOptions(p.Addr().AsSlice(), &netlink.RouteGetOptions{OifIndex: ifindex})
+		if err != nil || len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // configure brings up the machine's end and, where that is asked for, gives it the stable address and the default
@@ -269,9 +299,7 @@ func (k *kernel) configure(l netlink.Link, s PortSpec) error {
 	if err := k.setUp(l); err != nil {
 		return err
 	}
-	// The kernel gives the device a link-local address too, but in its own time. A machine that has none yet speaks
-	// to the gateway from its stable address, and the answer does not come by this port.
-	for _, p := range []netip.Prefix{linkLocal(s.GuestMAC), netip.PrefixFrom(s.Address.Addr(), 128)} {
+	for _, p := range s.guestAddresses() {
 		if err := k.ensureAddress(l, p); err != nil {
 			return err
 		}

@@ -128,14 +128,11 @@ func (a *Agent) ensureStack() error {
 		a.stack, a.stackTold = now, false
 	}
 
-	// Nothing but the datapath listens on the peer, and nobody is to be found by neighbour discovery on either. As a
-	// device that does not forward, ip6d0 does not join, and so tell of, the group of all routers; whether packets
-	// are forwarded is decided by the setting of all devices.
+	// Nothing but the datapath listens on the peer, and nobody is to be found by neighbour discovery on either.
 	err = k.set(
 		sysctl{stackPeer, "disable_ipv6", "1"},
 		sysctl{StackDevice, "disable_ipv6", "0"},
 		sysctl{StackDevice, "accept_ra", "0"},
-		sysctl{StackDevice, "forwarding", "0"},
 	)
 	if err != nil {
 		return err
@@ -201,7 +198,8 @@ func (k *kernel) stackPeer(stack netlink.Link) (netlink.Link, error) {
 	return peer, nil
 }
 
-// quiet keeps a device from having link-local addresses, neighbours and multicast groups of its own making.
+// quiet keeps a device from having link-local addresses and neighbours, and daemons of the host from looking for
+// others of their kind there.
 func (k *kernel) quiet(l netlink.Link) error {
 	name := l.Attrs().Name
 	if err := k.set(sysctl{name, "addr_gen_mode", addrGenNone}); err != nil {
