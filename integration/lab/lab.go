@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"ip6d/addr"
@@ -39,6 +40,9 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	}
 	if o, err = o.fill(); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(o.directory()); err == nil {
+		o.Say("removing the lab that is there")
 	}
 	if err := Down(o.Name); err != nil {
 		return nil, err
