@@ -20,16 +20,20 @@ type Peer struct {
 }
 
 // SetHosts keeps a route and a next hop to each of these hosts, and to no others. All that can be done now is done
-// before it returns; the rest is told in the error, and Run tries it again until it succeeds.
-// Errors: ErrInvalid (nothing is changed then), ErrNoUnderlay, ErrUnreachable.
+// before it returns. The rest is told in the error: a host that is wrong in itself is left out, and what fails for
+// another reason Run tries again until it succeeds. Nothing that is wrong with one host concerns the others.
+// Errors: ErrInvalid, ErrNoUnderlay, ErrUnreachable.
 func (a *Agent) SetHosts(all []Peer) error {
 	peers := make(map[addr.Host]netip.Addr, len(all))
+	var errs []error
 	for _, p := range all {
 		if err := a.checkPeer(p); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if before, twice := peers[p.Host]; twice {
-			return fmt.Errorf("%w: host %d is listed twice, with underlay addresses %s and %s", ErrInvalid, p.Host, before, p.Underlay)
+			errs = append(errs, fmt.Errorf("%w: host %d is listed twice, with underlay addresses %s and %s", ErrInvalid, p.Host, before, p.Underlay))
+			continue
 		}
 		peers[p.Host] = p.Underlay
 	}
@@ -39,10 +43,11 @@ func (a *Agent) SetHosts(all []Peer) error {
 		return fmt.Errorf("%w: the agent has no next hops yet", ErrInvalid)
 	}
 	a.peers = peers
-	if err := a.seeUnderlay(); err != nil {
-		return err
+	err := a.seeUnderlay()
+	if err == nil {
+		err = a.ensureHosts()
 	}
-	return a.ensureHosts()
+	return errors.Join(append(errs, err)...)
 }
 
 func (a *Agent) checkPeer(p Peer) error {
