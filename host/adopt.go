@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
@@ -133,7 +134,7 @@ func (a *Agent) giveBack(l netlink.Link, up bool) error {
 			return fmt.Errorf("take down: %w", err)
 		}
 	}
-	err := k.AddrDel(l, &netlink.Addr{IPNet: ipNet(gatewayPrefix)})
+	err := k.AddrDel(l, &netlink.Addr{IPNet: netipx.PrefixIPNet(gatewayPrefix)})
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("delete %s: %w", gatewayPrefix, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"ip6d/host/netns"
@@ -166,23 +167,18 @@ func (k *kernel) ensureAddress(l netlink.Link, p netip.Prefix) error {
 	if slices.ContainsFunc(all, has) {
 		return nil
 	}
-	if err := k.AddrReplace(l, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
+	if err := k.AddrReplace(l, &netlink.Addr{IPNet: netipx.PrefixIPNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
 		return fmt.Errorf("add %s to %s: %w", p, l.Attrs().Name, err)
 	}
 	return nil
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 func prefixOf(n *net.IPNet) netip.Prefix {
 	if n == nil {
 		return netip.Prefix{}
 	}
-	bits, _ := n.Mask.Size()
-	a, _ := netip.AddrFromSlice(n.IP)
-	return netip.PrefixFrom(a, bits)
+	p, _ := netipx.FromStdIPNet(n)
+	return p
 }
 
 func addressOf(ip net.IP) netip.Addr {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,7 +41,7 @@ func (k *kernel) routes() (map[netip.Prefix]route, error) {
 
 // putRoute adds the route, in place of one of ip6d's to the same destination.
 func (k *kernel) putRoute(to netip.Prefix, r route) error {
-	n := netlink.Route{Dst: ipNet(to), LinkIndex: r.ifindex, Protocol: RouteProtocol, Priority: routeMetric}
+	n := netlink.Route{Dst: netipx.PrefixIPNet(to), LinkIndex: r.ifindex, Protocol: RouteProtocol, Priority: routeMetric}
 	if r.gateway.IsValid() {
 		n.Gw = r.gateway.AsSlice()
 	}
@@ -51,7 +52,7 @@ func (k *kernel) putRoute(to netip.Prefix, r route) error {
 }
 
 func (k *kernel) deleteRoute(to netip.Prefix) error {
-	err := k.RouteDel(&netlink.Route{Dst: ipNet(to), Protocol: RouteProtocol, Priority: routeMetric})
+	err := k.RouteDel(&netlink.Route{Dst: netipx.PrefixIPNet(to), Protocol: RouteProtocol, Priority: routeMetric})
 	if err != nil && !errors.Is(err, unix.ESRCH) { // it has just gone
 		return fmt.Errorf("delete route to %s: %w", to, err)
 	}
