@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -123,7 +124,20 @@ func (h *fleetHost) attach(s addr.Stable, offload bool) *guest {
 		return errors.Join(
 			addAddress("eth0", netip.PrefixFrom(s.Addr(), 128)),
 			addRoute("eth0", netip.MustParsePrefix("::/0"), netip.MustParseAddr("fe80::1")),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("0"), 0),
 		)
+	})
+	// an address can be bound to at once, but the kernel's own work has yet to make it one of this namespace's
+	eventually(h.t, fmt.Sprintf("%s is an address of its machine", s), func() error {
+		var routes []netlink.Route
+		g.do(func() (err error) {
+			routes, err = netlink.RouteGet(s.Addr().AsSlice())
+			return err
+		})
+		if len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {
+			return fmt.Errorf("its routes are %v", routes)
+		}
+		return nil
 	})
 	return g
 }

@@ -235,8 +235,10 @@ func warm(from, to *guest) {
 	})
 }
 
-// stream sends numbered datagrams from one socket to another and keeps a few in flight, until stop is called. It
-// then waits for all of them.
+// inFlight is how many datagrams a stream has on their way at most.
+const inFlight = 64
+
+// stream sends numbered datagrams from one socket to another, until stop is called. It then waits for all of them.
 func stream(t *testing.T, out *net.UDPConn, to net.Addr, arrived func() int64) (stop func()) {
 	t.Helper()
 	done, sent := make(chan struct{}), make(chan int64, 1)
@@ -249,7 +251,7 @@ func stream(t *testing.T, out *net.UDPConn, to net.Addr, arrived func() int64) (
 				return
 			default:
 			}
-			if n.Load()-arrived() > 64 { // else it is the socket that loses them
+			if n.Load()-arrived() >= inFlight { // else it is the socket that loses them
 				time.Sleep(50 * time.Microsecond)
 				continue
 			}
@@ -314,13 +316,12 @@ func TestMoveLosesNothingAndDeliversNothingEarly(t *testing.T) {
 	fresh := two.attach(alice, false)
 	id := alice.ID()
 	warm(far, old)
-	warm(near, old)
+	warm(near, far) // the underlay the other way, which packets that are forwarded take
 
 	atOld := count(old.listenUDP(alice.Addr(), 7))
 	atFresh := count(fresh.listenUDP(alice.Addr(), 7))
 	both := func() int64 { return atOld.Load() + atFresh.Load() }
 	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(alice.Addr(), 7))
-	// each has its own stream, as one waits for the other's packets too
 	stop := stream(t, far.listenUDP(remote.Addr(), 0), to, both)
 	progress(t, both, 200)
 
@@ -339,7 +340,7 @@ func TestMoveLosesNothingAndDeliversNothingEarly(t *testing.T) {
 	ok(t, one.DeleteMachine(id, 2))
 	progress(t, atFresh.Load, 200)
 	stop()
-	if late := atOld.Load() - settled; late > 64 { // no more than were in flight
+	if late := atOld.Load() - settled; late > inFlight {
 		t.Errorf("%d were delivered to the old port after the flip", late)
 	}
 	if got := sendUDP(near, fresh, []byte("over here")); string(got) != "over here" {
