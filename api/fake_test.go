@@ -113,13 +113,17 @@ type fakePorts struct {
 	made map[string]nat.Port
 }
 
+func (p *fakePorts) Device(s addr.Stable, spec hwmap.PortSpec) string {
+	if spec.Existing != "" {
+		return spec.Existing
+	}
+	return "ip6d" + s.ID().String()
+}
+
 func (p *fakePorts) Attach(s addr.Stable, spec hwmap.PortSpec) (hwmap.LocalPort, nat.Port, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	device := spec.Existing
-	if device == "" {
-		device = "ip6d" + s.ID().String()
-	}
+	device := p.Device(s, spec)
 	port, ok := p.made[device]
 	if !ok {
 		port = nat.Port{Ifindex: len(p.made) + 10, Enter: nat.EnterPeer}
@@ -128,7 +132,7 @@ func (p *fakePorts) Attach(s addr.Stable, spec hwmap.PortSpec) (hwmap.LocalPort,
 	return hwmap.LocalPort{PortSpec: spec, Device: device, MAC: "02:00:5e:10:00:01", MTU: 1500}, port, nil
 }
 
-func (p *fakePorts) Find(l hwmap.LocalPort) (nat.Port, error) {
+func (p *fakePorts) Find(_ addr.Stable, l hwmap.LocalPort) (nat.Port, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	port, ok := p.made[l.Device]
@@ -138,7 +142,7 @@ func (p *fakePorts) Find(l hwmap.LocalPort) (nat.Port, error) {
 	return port, nil
 }
 
-func (p *fakePorts) Detach(l hwmap.LocalPort) error {
+func (p *fakePorts) Detach(_ addr.Stable, l hwmap.LocalPort) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.made, l.Device)

@@ -201,51 +201,65 @@ func (k *kernel) Blocks() ([]nat.Block, error) {
 type devices struct {
 	mu    sync.Mutex // guards all below
 	last  int
-	made  map[string]nat.Port
+	made  map[string]device
 	hosts []hwmap.Host
 }
 
-func newDevices() *devices { return &devices{made: make(map[string]nat.Port)} }
+// device is a port and whose it is.
+type device struct {
+	nat.Port
+	of addr.Stable
+}
+
+func newDevices() *devices { return &devices{made: make(map[string]device)} }
 
 func (d *devices) reboot() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.made = make(map[string]nat.Port)
+	d.made = make(map[string]device)
+}
+
+func (d *devices) Device(s addr.Stable, spec hwmap.PortSpec) string {
+	if spec.Existing != "" {
+		return spec.Existing
+	}
+	return "m" + s.ID().String()
 }
 
 func (d *devices) Attach(s addr.Stable, spec hwmap.PortSpec) (hwmap.LocalPort, nat.Port, error) {
-	if spec.Netns == "missing" {
-		return hwmap.LocalPort{}, nat.Port{}, errors.New("no such namespace: missing")
-	}
+	name := d.Device(s, spec)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	name := "m" + s.ID().String()
-	if spec.Existing != "" {
-		name = spec.Existing
-	}
 	port, ok := d.made[name]
-	if !ok {
+	switch {
+	case spec.Netns == "missing":
+		return hwmap.LocalPort{}, nat.Port{}, errors.New("no such namespace: missing")
+	case ok && port.of != s:
+		return hwmap.LocalPort{}, nat.Port{}, fmt.Errorf("device %s is the port of %s", name, port.of)
+	case !ok:
 		d.last++
-		port = nat.Port{Ifindex: d.last, Enter: nat.EnterPeer}
+		port = device{nat.Port{Ifindex: d.last, Enter: nat.EnterPeer}, s}
 		d.made[name] = port
 	}
-	return hwmap.LocalPort{PortSpec: spec, Device: name, MAC: "02:00:5e:10:00:01", MTU: 1500}, port, nil
+	return hwmap.LocalPort{PortSpec: spec, Device: name, MAC: "02:00:5e:10:00:01", MTU: 1500}, port.Port, nil
 }
 
-func (d *devices) Find(p hwmap.LocalPort) (nat.Port, error) {
+func (d *devices) Find(s addr.Stable, p hwmap.LocalPort) (nat.Port, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	port, ok := d.made[p.Device]
-	if !ok {
-		return port, errors.New("no such device: " + p.Device)
+	if !ok || port.of != s {
+		return nat.Port{}, errors.New("no such device: " + p.Device)
 	}
-	return port, nil
+	return port.Port, nil
 }
 
-func (d *devices) Detach(p hwmap.LocalPort) error {
+func (d *devices) Detach(s addr.Stable, p hwmap.LocalPort) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.made, p.Device)
+	if d.made[p.Device].of == s {
+		delete(d.made, p.Device)
+	}
 	return nil
 }
 
@@ -291,10 +305,15 @@ func (s *steps) alive() error {
 	return nil
 }
 
-func (s *steps) kill() {
+// bury makes sure that nothing more happens.
+func (s *steps) bury() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.dead = true
-	s.mu.Unlock()
+}
+
+func (s *steps) kill() {
+	s.bury()
 	s.die()
 }
 
@@ -428,8 +447,8 @@ func (p steppedPorts) Attach(s addr.Stable, spec hwmap.PortSpec) (l hwmap.LocalP
 	return l, port, err
 }
 
-func (p steppedPorts) Detach(l hwmap.LocalPort) error {
-	return p.local("remove port", func() error { return p.Ports.Detach(l) })
+func (p steppedPorts) Detach(s addr.Stable, l hwmap.LocalPort) error {
+	return p.local("remove port", func() error { return p.Ports.Detach(s, l) })
 }
 
 // network connects the daemons of a fleet.

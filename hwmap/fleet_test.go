@@ -47,6 +47,8 @@ type server struct {
 	quarantine   time.Duration
 	log          *logs
 
+	turn chan struct{} // holds one who starts or stops the daemon
+
 	mu     sync.Mutex // guards all below
 	daemon *hwmap.Map // nil: down
 	steps  *steps
@@ -91,7 +93,7 @@ func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
 func (f *fleet) add(id addr.Host) *server {
 	s := &server{
 		fleet: f, id: id, identity: fmt.Sprintf("identity-%d", id), truth: newMemory(), cache: newMemory(),
-		devices: newDevices(), quarantine: time.Hour, log: &logs{f.t},
+		devices: newDevices(), quarantine: time.Hour, log: &logs{f.t}, turn: make(chan struct{}, 1),
 	}
 	s.kernel = newKernel(id, func(m nat.Machine) { f.seen(id, m) })
 	f.servers[id] = s
@@ -223,11 +225,13 @@ func (s *server) open() error {
 	go func() {
 		err := m.Run(ctx)
 		s.mu.Lock()
-		s.daemon = nil
+		if s.daemon == m {
+			s.daemon = nil
+		}
 		s.mu.Unlock()
 		select {
 		case <-died:
-			// The servers' init system starts it again.
+			// What started the daemon starts it again.
 			go s.restart()
 		default:
 		}
@@ -236,10 +240,12 @@ func (s *server) open() error {
 	return nil
 }
 
-// restart starts the daemon until it runs: it may be killed again, or find the store unreachable.
+// restart starts the daemon, if it is down, until it runs: it may be killed again, or find the store unreachable.
 func (s *server) restart() {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	for range 100 {
-		if s.open() == nil {
+		if _, err := s.fleet.daemon(s.id); err == nil || s.open() == nil {
 			return
 		}
 		time.Sleep(time.Second)
@@ -270,26 +276,31 @@ func (s *server) stop() {
 }
 
 // kill ends the daemon as SIGKILL does: from here on nothing that it does happens.
-func (s *server) kill() {
-	s.mu.Lock()
-	st := s.steps
-	s.mu.Unlock()
-	st.mu.Lock()
-	st.dead = true
-	st.mu.Unlock()
-	s.stop()
-}
+func (s *server) kill() { s.killed(func() {}) }
 
 // reboot kills the daemon; kernel and devices go with it.
 func (s *server) reboot() {
-	s.kill()
-	s.kernel.reboot()
-	s.devices.reboot()
-	s.fleet.mu.Lock()
-	for _, hosts := range s.fleet.delivering {
-		delete(hosts, s.id)
+	s.killed(func() {
+		s.kernel.reboot()
+		s.devices.reboot()
+		s.fleet.mu.Lock()
+		defer s.fleet.mu.Unlock()
+		for _, hosts := range s.fleet.delivering {
+			delete(hosts, s.id)
+		}
+	})
+}
+
+func (s *server) killed(then func()) {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.mu.Lock()
+	if s.steps != nil {
+		s.steps.bury()
 	}
-	s.fleet.mu.Unlock()
+	s.mu.Unlock()
+	s.stop()
+	then()
 }
 
 // on returns the daemon of a host that must be up.
@@ -438,7 +449,8 @@ func (f *fleet) check(want map[string]addr.Host) {
 			e := nat.Machine{ID: id, Network: l.Network, Epoch: l.Epoch}
 			if l.Port != nil {
 				ports[l.Port.Device] = true
-				if e.Port, _ = s.devices.Find(*l.Port); e.Port.Ifindex == 0 {
+				e.Port = s.devices.made[l.Port.Device].Port
+				if e.Port.Ifindex == 0 {
 					f.t.Errorf("host %d: machine %q has port %q, which is not there", host, l.Name, l.Port.Device)
 				}
 				if at := s.kernel.ports[e.Port.Ifindex]; at.ID() != id {

@@ -124,8 +124,8 @@ func (m *Map) stayAlive(ctx context.Context) error {
 	}
 }
 
-// publishApplied writes which revision this host's kernel maps reflect, at most once a second and only after a
-// machine's record was applied: what finish waits for.
+// publishApplied publishes what this host has applied, at most once a second and only after a machine's record was
+// applied: that is what finish waits for.
 func (m *Map) publishApplied(ctx context.Context) error {
 	for {
 		select {
@@ -133,18 +133,32 @@ func (m *Map) publishApplied(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		m.mu.Lock()
-		revision := m.fleet.revision
-		m.mu.Unlock()
-		key := appliedKey(m.Self.ID)
-		if _, err := m.Fleet.Commit(ctx, Txn{Then: []Write{{Key: key, Value: encode(revision)}}}); err != nil {
-			m.Logger.Warn("applied revision not published", "revision", revision, "error", err)
+		if err := m.publishRevision(ctx); err != nil && ctx.Err() == nil {
+			m.Logger.Warn("applied revision not published, trying again", "error", err)
 			wish(m.appliedWanted)
 		}
 		if err := pause(ctx, time.Second); err != nil {
 			return err
 		}
 	}
+}
+
+// publishRevision writes which revision this host's kernel maps reflect. It is conditional like every write: an older one
+// that was long on its way must not take it back.
+func (m *Map) publishRevision(ctx context.Context) error {
+	key := appliedKey(m.Self.ID)
+	e, err := m.Fleet.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	revision := m.fleet.revision
+	m.mu.Unlock()
+	_, err = m.Fleet.Commit(ctx, Txn{
+		If:   []Condition{{Key: key, ModRevision: e[0].ModRevision}},
+		Then: []Write{{Key: key, Value: encode(revision)}},
+	})
+	return err
 }
 
 // lagging returns the live hosts that have not yet applied revision, this one among them.

@@ -80,14 +80,14 @@ func (m *Map) restoreMachine(ctx context.Context, l Local) error {
 // restorePort finds the port of l again. One that has gone, or cannot be used, is told and left to the orchestrator: the
 // machine's address stays its own.
 func (m *Map) restorePort(l Local) (nat.Port, error) {
-	if l.Port == nil || l.Port.Device == "" {
+	if l.Port == nil {
 		return nat.Port{}, nil
 	}
 	s, err := m.stable(l)
 	if err != nil {
 		return nat.Port{}, err
 	}
-	port, err := m.Ports.Find(*l.Port)
+	port, err := m.Ports.Find(s, *l.Port)
 	if err == nil {
 		err = m.Datapath.AttachPort(port.Ifindex, s)
 	}

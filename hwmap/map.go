@@ -36,16 +36,18 @@ type Datapath interface {
 	Blocks() ([]nat.Block, error)
 }
 
-// Ports makes and finds the devices of machines.
+// Ports makes and finds the devices of machines, which it knows by their stable address.
 type Ports interface {
+	// Device is the name of the device that Attach would make or take.
+	Device(s addr.Stable, spec PortSpec) string
 	// Attach makes the port that spec asks for, or takes an existing device. The same again returns the same port. An
-	// Attach that fails leaves nothing behind.
+	// Attach that fails for the first time leaves nothing behind.
 	Attach(s addr.Stable, spec PortSpec) (LocalPort, nat.Port, error)
-	// Find returns a port made before, after a restart. The device may be gone: the error is then not nil.
-	Find(LocalPort) (nat.Port, error)
+	// Find returns a port made before, after a restart. The device may be gone, or be another's: the error is then not nil.
+	Find(s addr.Stable, p LocalPort) (nat.Port, error)
 	// Detach undoes Attach: a device that was made is deleted, another is given back, and is down. It succeeds when the
-	// device is gone.
-	Detach(LocalPort) error
+	// device is gone, or another's.
+	Detach(s addr.Stable, p LocalPort) error
 	// SetHosts keeps routes and next hops to these hosts, and to no others.
 	SetHosts([]Host) error
 }

@@ -25,7 +25,7 @@ func (m *Map) Attach(ctx context.Context, name string, spec PortSpec) (MachineVi
 		return MachineView{}, fmt.Errorf("%w: machine %q is %s; a port is attached where it is, or is to be", ErrState, name, l.State)
 	}
 	if l.Port != nil && l.Port.PortSpec != spec {
-		return MachineView{}, fmt.Errorf("%w: machine %q has %s; detach it first", ErrAttached, name, l.Port)
+		return MachineView{}, fmt.Errorf("%w: machine %q has the port %s; detach it first", ErrAttached, name, l.Port.Device)
 	}
 	isNew := l.Port == nil
 	l, err = m.attach(ctx, l, spec)
@@ -46,7 +46,7 @@ func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error)
 	}
 	if l.Port == nil {
 		wanted := l
-		wanted.Port = &LocalPort{PortSpec: spec}
+		wanted.Port = &LocalPort{PortSpec: spec, Device: m.Ports.Device(s, spec)}
 		if err := m.record(ctx, wanted); err != nil {
 			return l, err
 		}
@@ -65,7 +65,18 @@ func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error)
 	if err := m.Datapath.AttachPort(port.Ifindex, s); err != nil {
 		return l, err
 	}
-	return l, m.Datapath.PutMachine(m.natMachine(l, port))
+	before, _, err := m.Datapath.Machine(m.id(l.Machine))
+	if err != nil {
+		return l, err
+	}
+	if err := m.Datapath.PutMachine(m.natMachine(l, port)); err != nil {
+		return l, err
+	}
+	if before.Port.Ifindex != 0 && before.Port.Ifindex != port.Ifindex {
+		// The device was made anew, because it had gone: its program has not.
+		return l, m.Datapath.DetachPort(before.Port.Ifindex)
+	}
+	return l, nil
 }
 
 // Detach takes the machine's port away; its address stays. Without a port it does nothing.
@@ -103,16 +114,9 @@ func (m *Map) removePort(l Local) error {
 	if l.Port == nil {
 		return nil
 	}
-	p := *l.Port
-	if p.Device == "" {
-		// A crash came while it was being made. Whether it has been, only making it tells.
-		s, err := m.stable(l)
-		if err != nil {
-			return err
-		}
-		if p, _, err = m.Ports.Attach(s, p.PortSpec); err != nil {
-			return nil // it cannot be made, so it is not there
-		}
+	s, err := m.stable(l)
+	if err != nil {
+		return err
 	}
 	// The entry knows the device's number also where an earlier call has removed the device.
 	e, _, err := m.Datapath.Machine(m.id(l.Machine))
@@ -120,24 +124,13 @@ func (m *Map) removePort(l Local) error {
 		return err
 	}
 	if e.Port.Ifindex == 0 {
-		e.Port, _ = m.Ports.Find(p)
+		e.Port, _ = m.Ports.Find(s, *l.Port)
 	}
-	if err := m.Ports.Detach(p); err != nil {
+	if err := m.Ports.Detach(s, *l.Port); err != nil {
 		return err
 	}
 	if e.Port.Ifindex == 0 {
 		return nil
 	}
 	return m.Datapath.DetachPort(e.Port.Ifindex)
-}
-
-// String names the port for a user's message.
-func (p *LocalPort) String() string {
-	switch {
-	case p.Device != "":
-		return "the port " + p.Device
-	case p.Existing != "":
-		return "a port being attached, device " + p.Existing
-	}
-	return "a port being attached, for the namespace " + p.Netns
 }

@@ -86,12 +86,12 @@ type Local struct {
 	Until    time.Time    `json:"until,omitzero"`     // Quarantined
 }
 
-// LocalPort is the truth about a machine's port.
+// LocalPort is the truth about a machine's port. While the port is being made, it has neither MAC nor MTU.
 type LocalPort struct {
 	PortSpec
 	Device string `json:"device"` // its name on the host
-	MAC    string `json:"mac"`
-	MTU    int    `json:"mtu"`
+	MAC    string `json:"mac,omitempty"`
+	MTU    int    `json:"mtu,omitempty"`
 }
 
 // PortSpec is what the orchestrator asked for.

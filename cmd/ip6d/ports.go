@@ -44,24 +44,32 @@ func (p *ports) Attach(s addr.Stable, spec hwmap.PortSpec) (hwmap.LocalPort, nat
 	return hwmap.LocalPort{PortSpec: spec, Device: made.Name, MAC: made.MAC.String(), MTU: made.MTU}, made.Datapath(), nil
 }
 
+// Device is the name of the device that Attach would make or adopt.
+func (p *ports) Device(s addr.Stable, spec hwmap.PortSpec) string {
+	if spec.Existing != "" {
+		return spec.Existing
+	}
+	return host.PortName(s.Machine())
+}
+
 // Find returns a port made before.
-func (p *ports) Find(l hwmap.LocalPort) (nat.Port, error) {
-	found, err := p.find(l)
+func (p *ports) Find(s addr.Stable, l hwmap.LocalPort) (nat.Port, error) {
+	found, err := p.find(s, l)
 	return found.Datapath(), err
 }
 
 // find returns the port of that name if it is still the same machine's: its device may be gone and its name another's.
-func (p *ports) find(l hwmap.LocalPort) (host.Port, error) {
+func (p *ports) find(s addr.Stable, l hwmap.LocalPort) (host.Port, error) {
 	found, err := p.agent.FindPort(l.Device)
-	if err == nil && found.MAC.String() != l.MAC {
+	if err == nil && found.Address != s {
 		return host.Port{}, fmt.Errorf("%w: %q is the port of %s now", host.ErrNoDevice, l.Device, found.Address)
 	}
 	return found, err
 }
 
 // Detach takes a port away.
-func (p *ports) Detach(l hwmap.LocalPort) error {
-	found, err := p.find(l)
+func (p *ports) Detach(s addr.Stable, l hwmap.LocalPort) error {
+	found, err := p.find(s, l)
 	if errors.Is(err, host.ErrNoDevice) {
 		return nil
 	}
