@@ -115,6 +115,9 @@ func (m *Map) abortLeaving(ctx context.Context, l Local) error {
 		if err != nil {
 			return err
 		}
+		if s.destroyed(l) {
+			return m.stay(ctx, l) // and then it ends
+		}
 		if err := m.disputed(l, s.record); err != nil {
 			return fmt.Errorf("%w: %w", ErrCommitted, err)
 		}
@@ -156,7 +159,7 @@ func (m *Map) abortIncoming(ctx context.Context, l Local) error {
 }
 
 // stay makes l a machine that is here and going nowhere. A flip is undone; the caller knows that no switchover can
-// win any more.
+// win any more. What else its record says is settled after that.
 func (m *Map) stay(ctx context.Context, l Local) error {
 	target := l.Peer
 	l.State, l.Peer = Here, 0
@@ -167,6 +170,7 @@ func (m *Map) stay(ctx context.Context, l Local) error {
 		return err
 	}
 	m.hints.add(hint{target, l.Machine})
+	m.unsettled.add(l.Machine)
 	return nil
 }
 

@@ -42,6 +42,11 @@ func (m *Map) replace(ctx context.Context, s stored, r *Machine) (Revision, erro
 	return m.Fleet.Commit(ctx, t)
 }
 
+// destroyed reports whether the record says that l, or a later owner, was destroyed.
+func (s stored) destroyed(l Local) bool {
+	return s.record != nil && s.record.Destroyed && s.record.Epoch >= l.Epoch
+}
+
 func (s stored) unchanged() Condition {
 	return Condition{Key: s.key.Key, ModRevision: s.key.ModRevision}
 }
@@ -67,10 +72,15 @@ func (m *Map) owned(l Local) Machine {
 }
 
 // disputed returns an error that wraps ErrConflict when the store's record is not of this host's ownership at l.Epoch, nor
-// of an earlier one: a lower epoch loses.
+// of an earlier one: a lower epoch loses. Of the same epoch, destroyed is final: its home may have read it.
 func (m *Map) disputed(l Local, r *Machine) error {
-	if r == nil || r.Epoch < l.Epoch || r.Epoch == l.Epoch && r.Host == m.Self.ID {
+	switch {
+	case r == nil || r.Epoch < l.Epoch:
 		return nil
+	case r.Epoch == l.Epoch && r.Host == m.Self.ID && !r.Destroyed:
+		return nil
+	case r.Destroyed:
+		return fmt.Errorf("%w: the store has machine %d as destroyed at epoch %d", ErrConflict, l.Machine, r.Epoch)
 	}
 	return fmt.Errorf("%w: the store has machine %d on host %d at epoch %d, this host has it at epoch %d", ErrConflict, l.Machine, r.Host, r.Epoch, l.Epoch)
 }
@@ -86,7 +96,7 @@ func (m *Map) publishDestroyed(ctx context.Context, l Local) error {
 	if err != nil || s.record == nil && home {
 		return err
 	}
-	if s.record != nil && s.record.Destroyed && s.record.Epoch >= l.Epoch {
+	if s.destroyed(l) {
 		return nil
 	}
 	if err := m.disputed(l, s.record); err != nil {

@@ -78,13 +78,16 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 			return m.quarantine(ctx, l, max(l.Epoch, r.Epoch))
 		}
 	case Quarantined:
-		if r := s.record; r != nil && r.Epoch > l.Epoch && !r.Destroyed {
-			m.Logger.Error("another host has a machine with an id in quarantine; it is not freed", "machine", r.Name, "host", r.Host, "epoch", r.Epoch)
+		if err := m.disputed(l, s.record); err != nil && !s.record.Destroyed {
+			m.Logger.Error("the id in quarantine is in use; it is not freed", "machine", s.record.Name, "error", err)
 			return nil
 		}
 		return m.publishDestroyed(ctx, l)
 	case Free:
-		return m.unpublish(ctx, l, s)
+		if r := s.record; r != nil {
+			// A transaction wrote it that was very long on its way. Whoever read it has a quarantine's time to forget it.
+			return m.quarantine(ctx, l, l.Epoch)
+		}
 	}
 	return nil
 }
@@ -95,34 +98,20 @@ func (m *Map) settleHere(ctx context.Context, l Local, s stored) error {
 	if err != nil {
 		return err
 	}
-	switch r := s.record; {
-	case r == nil && home: // never moved
-		return nil
-	case r == nil: // a missing record frees nothing: its owner publishes it again
-	case r.Epoch < l.Epoch && home:
-		return m.unpublish(ctx, l, s)
-	case r.Epoch < l.Epoch:
-	case r.Epoch > l.Epoch || r.Host != m.Self.ID:
-		m.Logger.Error("another host owns a machine that this host has; destroy it here", "machine", l.Name, "host", r.Host, "epoch", r.Epoch, "epoch_here", l.Epoch)
-		return nil
-	case r.Destroyed: // a destroy that did not come to its end
-		return m.end(ctx, l)
-	case r.MovingTo == 0:
-		return nil
-	}
-	// Missing, of an earlier owner, or left by a begin that was given up while its outcome was unknown.
 	owned := m.owned(l)
-	_, err = m.replace(ctx, s, &owned)
-	return err
-}
-
-// unpublish deletes a record of an earlier use of the id of l, at its home: a transaction that was long on its way wrote it.
-func (m *Map) unpublish(ctx context.Context, l Local, s stored) error {
-	home, err := m.isHome(l.Machine)
-	if err != nil || !home || s.record == nil || s.record.Epoch > l.Epoch {
-		return err
+	switch r := s.record; {
+	case r == nil && home, r != nil && *r == owned: // it never moved, or all is well
+		return nil
+	case r != nil && r.Destroyed && r.Epoch == l.Epoch && r.Host == m.Self.ID: // a destroy that did not come to its end
+		return m.end(ctx, l)
 	}
-	_, err = m.replace(ctx, s, nil)
+	if err := m.disputed(l, s.record); err != nil {
+		m.Logger.Error("another host owns a machine that this host has; detach it here", "machine", l.Name, "error", err)
+		return nil
+	}
+	// The record is missing, which frees nothing; or of an earlier owner; or left by a begin that was given up while its
+	// outcome was unknown.
+	_, err = m.replace(ctx, s, &owned)
 	return err
 }
 
@@ -160,8 +149,8 @@ func (m *Map) release(ctx context.Context, number addr.Machine) error {
 		return err
 	}
 	if r := s.record; r != nil {
-		if r.Epoch > l.Epoch && !r.Destroyed {
-			return m.disputed(l, r)
+		if err := m.disputed(l, r); err != nil && !r.Destroyed {
+			return err
 		}
 		l.Epoch = max(l.Epoch, r.Epoch)
 		if _, err := m.replace(ctx, s, nil); err != nil {

@@ -132,3 +132,35 @@ func (f *fleet) fleetForgets(host addr.Host) {
 	f.servers[host].kernel.seen = func(nat.Machine) {}
 	f.servers[host].kernel.mu.Unlock()
 }
+
+// A destroy whose answer was lost may have been read by the machine's home: no later call on the machine undoes it.
+func TestADestroyInDoubtIsFinalOnceItIsCommitted(t *testing.T) {
+	for name, next := range map[string]func(f *fleet){
+		"begin": func(f *fleet) { _ = f.call(2, begin("web1", 3)) },
+		"abort": func(f *fleet) { _ = f.call(2, abort("web1")) },
+		"crash": func(f *fleet) {
+			f.servers[2].kill()
+			f.servers[2].start()
+		},
+		"nothing": func(f *fleet) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3)
+				f.create(1, "web1")
+				f.migrate("web1", 1, 2)
+				f.settled()
+				decide, _ := at(1, lost, func(what string) bool { return what == "write fleet" })
+				f.inject(decide)
+				if err := f.call(2, destroy("web1")); !errors.Is(err, hwmap.ErrInDoubt) {
+					t.Errorf("destroy: %v", err)
+				}
+				next(f)
+				f.check(nil)
+				if l := f.servers[1].local(1); l.State != hwmap.Quarantined || l.Epoch != 2 {
+					t.Errorf("at home: %+v", l)
+				}
+			})
+		})
+	}
+}
