@@ -3,8 +3,10 @@ package integration
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,48 +15,66 @@ import (
 
 	"ip6d/host/netns"
 	"ip6d/integration/lab"
+	"ip6d/integration/lab/labtest"
 )
 
-// crashEnv makes the test binary the process that crashes: its value is the directory of the programs.
+// crashEnv makes the test binary the process that crashes. Its value is the options of the lab.
 const crashEnv = "IP6D_TEST_CRASHING_UP"
 
-// crashingUp makes a lab and tells each step, until it is killed.
+// crashingUp makes a lab and tells each step, until it is killed, or the test that wants to kill it has gone.
 func crashingUp() {
-	text := strings.Split(os.Getenv(crashEnv), ":")
-	_, err := lab.Up(context.Background(), lab.Options{
-		Name: labName, Binary: text[0], Etcd: text[1],
-		Say: func(line string) { fmt.Println(line) },
-	})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
+	var o lab.Options
+	err := json.Unmarshal([]byte(os.Getenv(crashEnv)), &o)
+	if err == nil {
+		o.Say = func(line string) { fmt.Println(line) }
+		_, err = lab.Up(context.Background(), o)
+	}
 	fmt.Println("up:", err)
 	select {}
 }
 
 func TestDownRemovesALabWhoseMakerWasKilledHalfWay(t *testing.T) {
-	requireRoot(t)
+	labtest.RequireRoot(t)
 	for _, step := range []string{"underlay:", "host1:", "red1:", "blue2:", "up:"} {
 		t.Run(step, func(t *testing.T) {
+			text, err := json.Marshal(map[string]any{"Name": setup.lab, "Hosts": 3, "Binary": setup.ip6d, "Etcd": setup.etcd})
+			if err != nil {
+				t.Fatal(err)
+			}
 			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), crashEnv+"="+built.ip6d+":"+built.etcd)
+			cmd.Env = append(os.Environ(), crashEnv+"="+string(text))
 			cmd.Stderr = os.Stderr
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
 			}
+			alive, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer alive.Close()
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			reached := false
-			for lines := bufio.NewScanner(out); !reached && lines.Scan(); {
-				reached = strings.HasPrefix(lines.Text(), step)
+			var said string
+			for lines := bufio.NewScanner(out); lines.Scan(); {
+				said = lines.Text()
+				if strings.HasPrefix(said, step) || strings.HasPrefix(said, "up:") {
+					break
+				}
 			}
-			err = errors.Join(cmd.Process.Kill())
-			if waitErr := cmd.Wait(); err != nil || cmd.ProcessState.Success() {
-				t.Errorf("kill: %v, wait: %v", err, waitErr)
+			if err := cmd.Process.Kill(); err != nil {
+				t.Error(err)
 			}
-			if !reached {
-				t.Errorf("it never came to %q", step)
+			_ = cmd.Wait() // that it was killed is what is wanted
+			if !strings.HasPrefix(said, step) {
+				t.Errorf("it never came to %q; last it said %q", step, said)
 			}
-			if err := lab.Down(labName); err != nil {
+			if err := lab.Down(setup.lab); err != nil {
 				t.Fatal(err)
 			}
 			if err := gone(); err != nil {
@@ -72,18 +92,18 @@ func gone() error {
 		return err
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, labName) {
+		if strings.HasPrefix(name, setup.lab) {
 			errs = append(errs, fmt.Errorf("namespace %s is left", name))
 		}
 	}
-	if _, err := os.Lstat("/run/" + labName); !os.IsNotExist(err) {
-		errs = append(errs, fmt.Errorf("/run/%s is left (%v)", labName, err))
+	if _, err := os.Lstat("/run/" + setup.lab); !os.IsNotExist(err) {
+		errs = append(errs, fmt.Errorf("/run/%s is left (%v)", setup.lab, err))
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return err
 	}
-	if strings.Contains(string(mounts), labName) {
+	if strings.Contains(string(mounts), setup.lab) {
 		errs = append(errs, fmt.Errorf("a mount is left:\n%s", mounts))
 	}
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -91,7 +111,7 @@ func gone() error {
 		return err
 	}
 	for _, path := range lines {
-		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), "/run/"+labName) {
+		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), "/run/"+setup.lab) {
 			errs = append(errs, fmt.Errorf("a process is left: %q", text))
 		}
 	}

@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	"ip6d/integration/lab"
+	"ip6d/integration/lab/labtest"
 )
 
 func TestTheDemoShowsWhatItPromises(t *testing.T) {
-	requireRoot(t)
+	labtest.RequireRoot(t)
 	var out bytes.Buffer
 	report, err := lab.Demo(t.Context(), lab.DemoOptions{
-		Options: lab.Options{Name: labName, Binary: built.ip6d, Etcd: built.etcd},
+		Options: options(3),
 		Out:     &out,
 	})
 	t.Logf("%s", &out)
@@ -54,13 +55,13 @@ func TestTheDemoShowsWhatItPromises(t *testing.T) {
 }
 
 func TestAnInterruptedDemoLeavesNothing(t *testing.T) {
-	requireRoot(t)
+	labtest.RequireRoot(t)
 	for _, at := range []string{"host2:", "pinged", "other_network", "UDP at", "away from home"} {
 		t.Run(at, func(t *testing.T) {
 			ctx, interrupt := context.WithCancel(t.Context())
 			defer interrupt()
 			_, err := lab.Demo(ctx, lab.DemoOptions{
-				Options: lab.Options{Name: labName, Binary: built.ip6d, Etcd: built.etcd},
+				Options: options(3),
 				Out:     &trigger{at, interrupt},
 			})
 			if !errors.Is(err, context.Canceled) {

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,68 +14,58 @@ import (
 
 	"ip6d/hwmap/etcd/etcdproc"
 	"ip6d/integration/lab"
+	"ip6d/integration/lab/labtest"
 )
 
-// labName is that of the tests' lab; no user has one of that name. A test that finds another's leftovers removes them.
-const labName = "ip6d-test-e2e"
-
-// programs are what the labs run.
-type programs struct{ ip6d, etcd string }
-
-// built is set by TestMain.
-var built programs
+// setup is what TestMain makes for all tests.
+var setup struct {
+	lab        string // the name of the tests' lab, which no user has
+	ip6d, etcd string // paths of the programs
+}
 
 func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
 		crashingUp()
 	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		return m.Run() // every test says that it needs root
-	}
-	dir, err := os.MkdirTemp("", "ip6d-integration-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		built, err = build(dir)
-	}
+	status, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		status = 1
 	}
-	status := m.Run()
-	if err := lab.Down(labName); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	os.Exit(status)
+}
+
+func run(m *testing.M) (status int, err error) {
+	if os.Geteuid() != 0 {
+		return m.Run(), nil // every test says that it needs root
 	}
-	return status
+	var release func() error
+	if setup.lab, release, err = labtest.ClaimName("ip6d-test-e2e"); err != nil {
+		return 0, err
+	}
+	dir := filepath.Join(os.TempDir(), setup.lab)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir), release()) }()
+	if err := build(dir); err != nil {
+		return 0, err
+	}
+	return m.Run(), lab.Down(setup.lab)
 }
 
 // build makes the ip6d of this very tree.
-func build(dir string) (programs, error) {
-	p := programs{ip6d: filepath.Join(dir, "ip6d")}
-	cmd := exec.Command("go", "build", "-o", p.ip6d, "ip6d/cmd/ip6d")
+func build(dir string) (err error) {
+	setup.ip6d = filepath.Join(dir, "ip6d")
+	cmd := exec.Command("go", "build", "-o", setup.ip6d, "ip6d/cmd/ip6d")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return p, fmt.Errorf("build ip6d: %w\n%s", err, out)
+		return fmt.Errorf("build ip6d: %w\n%s", err, out)
 	}
-	var err error
-	p.etcd, err = etcdproc.FindBinary()
-	return p, err
+	setup.etcd, err = etcdproc.FindBinary()
+	return err
 }
 
-// requireRoot skips, and fails where tests must all run.
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root, for network namespaces and BPF")
-	}
-	t.Skip("needs root, for network namespaces and BPF")
+// options are those of the tests' lab.
+func options(hosts int) lab.Options {
+	return lab.Options{Name: setup.lab, Hosts: hosts, Binary: setup.ip6d, Etcd: setup.etcd}
 }
 
 // patience is how long a test waits for what must come, before it fails.
@@ -91,10 +82,10 @@ type fleet struct {
 // failed, it ends with what the daemons said.
 func newFleet(t *testing.T, hosts int) *fleet {
 	t.Helper()
-	requireRoot(t)
+	labtest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	l, err := lab.Up(ctx, lab.Options{Name: labName, Hosts: hosts, Binary: built.ip6d, Etcd: built.etcd})
+	l, err := lab.Up(ctx, options(hosts))
 	if err != nil {
 		t.Fatal(err)
 	}

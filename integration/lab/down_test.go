@@ -11,18 +11,23 @@ import (
 	"testing"
 
 	"ip6d/host/netns"
+	"ip6d/integration/lab/labtest"
 )
 
 // testOptions are those of a lab that no user has, without daemons; what an earlier run left of it is removed.
 func testOptions(t *testing.T) Options {
 	t.Helper()
-	requireRoot(t)
-	o := Options{Name: "ip6d-test-parts"}
+	labtest.RequireRoot(t)
+	name, release, err := labtest.ClaimName("ip6d-test-parts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Name: name}
 	if err := Down(o.Name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := Down(o.Name); err != nil {
+		if err := errors.Join(Down(o.Name), release()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -68,7 +73,7 @@ func TestDownEndsTheLabsProcessesAndNoOthers(t *testing.T) {
 	o := testOptions(t)
 	testLab(t, o)
 	other := o
-	other.Name = o.Name + "er" // the beginning is the same
+	other.Name = o.Name + "0" // the beginning is the same
 	if err := os.Mkdir(other.directory(), 0o755); err != nil && !os.IsExist(err) {
 		t.Fatal(err)
 	}

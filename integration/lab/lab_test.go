@@ -4,31 +4,19 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
 	"ip6d/addr"
 	"ip6d/host/netns"
+	"ip6d/integration/lab/labtest"
 )
-
-// requireRoot skips, and fails where tests must all run.
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root, for network namespaces and BPF")
-	}
-	t.Skip("needs root, for network namespaces and BPF")
-}
 
 // pair is two machines with nothing but a cable between them, and no ip6d: to test the tools that test it.
 func pair(t *testing.T) (a, b *Machine) {
 	t.Helper()
-	requireRoot(t)
+	labtest.RequireRoot(t)
 	machine := func(number addr.Machine) *Machine {
 		ns, err := netns.New()
 		if err != nil {

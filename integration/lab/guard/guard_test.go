@@ -16,20 +16,9 @@ import (
 	"ip6d/addr"
 	"ip6d/bpf"
 	"ip6d/host/netns"
+	"ip6d/integration/lab/labtest"
 	"ip6d/nat"
 )
-
-// requireRoot skips, and fails where tests must all run.
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root, for BPF and network namespaces")
-	}
-	t.Skip("needs root, for BPF and network namespaces")
-}
 
 // a machine and what is sent to it
 type fixture struct {
@@ -40,7 +29,7 @@ type fixture struct {
 }
 
 func newFixture(t *testing.T) *fixture {
-	requireRoot(t)
+	labtest.RequireRoot(t)
 	f := &fixture{t: t}
 	var err error
 	if f.stable, err = addr.DefaultPlan.Stable(42, 1, 0x101); err != nil {
