@@ -39,9 +39,7 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 	wait := retryPause
 	for {
 		err := m.republishBlocks(ctx)
-		m.mu.Lock()
-		wanted := m.allocator.Free()*4 <= m.allocator.Size()
-		m.mu.Unlock()
+		wanted := m.wantsBlock()
 		if wanted {
 			err = errors.Join(err, m.leaseBlock(ctx))
 		}
@@ -67,7 +65,13 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 	}
 }
 
-// leaseBlock claims the lowest block that nobody has. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),
+func (m *Map) wantsBlock() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.allocator.Free()*4 <= m.allocator.Size()
+}
+
+// leaseBlock claims the lowest block that nobody has, if another one is wanted. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),
 // addr.ErrExhausted.
 func (m *Map) leaseBlock(ctx context.Context) error {
 	for {
@@ -75,7 +79,7 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list blocks: %w", err)
 		}
-		if m.recognise(entries) {
+		if m.recognise(entries); !m.wantsBlock() {
 			return nil
 		}
 		b := Block{Block: lowestFree(entries), Home: m.Self.ID, Epoch: 1}
@@ -98,18 +102,19 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 	}
 }
 
-// recognise applies a block that was leased for this host with an outcome unknown at the time, and reports whether there
-// is one.
-func (m *Map) recognise(entries []Entry) bool {
+// recognise applies what was leased for this host with an outcome unknown at the time.
+func (m *Map) recognise(entries []Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range entries {
 		b, err := decode[Block](e)
-		if err == nil && b.Home == m.Self.ID && !b.Frozen && !m.allocator.Leased(b.Block) {
-			return m.apply([]Entry{e}) == nil
+		if err != nil || b.Home != m.Self.ID || b.Frozen || m.allocator.Leased(b.Block) {
+			continue
+		}
+		if err := m.apply([]Entry{e}); err != nil {
+			m.Logger.Warn("block not taken yet", "block", b.Block, "error", err) // the watch brings it again
 		}
 	}
-	return false
 }
 
 func lowestFree(blocks []Entry) addr.Block {

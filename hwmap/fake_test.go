@@ -40,6 +40,13 @@ func (k *kernel) reboot() {
 	k.moved, k.blocks = make(map[addr.ID]nat.Moved), make(map[addr.Block]nat.Block)
 }
 
+// content is a copy of what the maps hold.
+func (k *kernel) content() (map[int]addr.Stable, map[addr.ID]nat.Machine, map[addr.ID]nat.Moved, map[addr.Block]nat.Block) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.ports), maps.Clone(k.machines), maps.Clone(k.moved), maps.Clone(k.blocks)
+}
+
 // restart does what nat.Open does: programs whose device has gone are forgotten.
 func (k *kernel) restart(d *devices) {
 	k.mu.Lock()
@@ -217,6 +224,12 @@ func (d *devices) reboot() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.made = make(map[string]device)
+}
+
+func (d *devices) content() (map[string]device, []hwmap.Host) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.made), slices.Clone(d.hosts)
 }
 
 func (d *devices) Device(s addr.Stable, spec hwmap.PortSpec) string {

@@ -442,6 +442,8 @@ func (f *fleet) check(want map[string]addr.Host) {
 			continue
 		}
 		locals := s.locals()
+		programs, gotMachines, gotMoved, gotBlocks := s.kernel.content()
+		made, _ := s.devices.content()
 		entries := make(map[addr.ID]nat.Machine)
 		ports := make(map[string]bool)
 		for _, l := range locals {
@@ -449,11 +451,11 @@ func (f *fleet) check(want map[string]addr.Host) {
 			e := nat.Machine{ID: id, Network: l.Network, Epoch: l.Epoch}
 			if l.Port != nil {
 				ports[l.Port.Device] = true
-				e.Port = s.devices.made[l.Port.Device].Port
+				e.Port = made[l.Port.Device].Port
 				if e.Port.Ifindex == 0 {
 					f.t.Errorf("host %d: machine %q has port %q, which is not there", host, l.Name, l.Port.Device)
 				}
-				if at := s.kernel.ports[e.Port.Ifindex]; at.ID() != id {
+				if at := programs[e.Port.Ifindex]; at.ID() != id {
 					f.t.Errorf("host %d: port %q may send as %v, not as %v", host, l.Port.Device, at, id)
 				}
 			}
@@ -486,10 +488,10 @@ func (f *fleet) check(want map[string]addr.Host) {
 			}
 			entries[id] = e
 		}
-		equal(f.t, fmt.Sprintf("host %d: entries of machines", host), entries, s.kernel.machines)
-		equal(f.t, fmt.Sprintf("host %d: devices", host), ports, keys(s.devices.made))
-		if len(s.kernel.ports) != len(ports) {
-			f.t.Errorf("host %d: %d programs are attached to %d ports: %v", host, len(s.kernel.ports), len(ports), s.kernel.ports)
+		equal(f.t, fmt.Sprintf("host %d: entries of machines", host), entries, gotMachines)
+		equal(f.t, fmt.Sprintf("host %d: devices", host), ports, keys(made))
+		if len(programs) != len(ports) {
+			f.t.Errorf("host %d: %d programs are attached to %d ports: %v", host, len(programs), len(ports), programs)
 		}
 		moved := make(map[addr.ID]nat.Moved)
 		for number, r := range view.machines {
@@ -498,12 +500,12 @@ func (f *fleet) check(want map[string]addr.Host) {
 				moved[id] = nat.Moved{ID: id, Host: r.Host, Epoch: r.Epoch}
 			}
 		}
-		equal(f.t, fmt.Sprintf("host %d: moved entries", host), moved, s.kernel.moved)
+		equal(f.t, fmt.Sprintf("host %d: moved entries", host), moved, gotMoved)
 		blocks := make(map[addr.Block]nat.Block)
 		for _, b := range view.blocks {
 			blocks[b.Block] = nat.Block{Cell: cell, Block: b.Block, Home: b.Home}
 		}
-		equal(f.t, fmt.Sprintf("host %d: blocks", host), blocks, s.kernel.blocks)
+		equal(f.t, fmt.Sprintf("host %d: blocks", host), blocks, gotBlocks)
 		cached, _, err := s.cache.List(ctx, "map/")
 		if err != nil {
 			f.t.Error(err)

@@ -126,7 +126,7 @@ func TestAHostThatMovedTellsItsNewAddress(t *testing.T) {
 				t.Errorf("host 1 has host 2 at %s", h.Underlay)
 			}
 		}
-		if hosts := f.servers[1].devices.hosts; len(hosts) != 1 || hosts[0].Underlay != o.Self.Underlay {
+		if _, hosts := f.servers[1].devices.content(); len(hosts) != 1 || hosts[0].Underlay != o.Self.Underlay {
 			t.Errorf("host 1 has routes to %v", hosts)
 		}
 	})
