@@ -226,10 +226,12 @@ func (m *Map) applyMachine(e Entry) error {
 	if _, known := m.local[number]; known {
 		m.unsettled.add(number)
 	}
-	wish(m.appliedWanted)
 	epoch := before.Epoch
 	if now != nil {
 		epoch = now.Epoch
+	}
+	if epoch != before.Epoch { // the owner changed: a finish waits for it, and it must not wait behind a begin
+		wish(m.appliedWanted)
 	}
 	return m.routeTo(number, now, epoch)
 }
