@@ -352,6 +352,18 @@ func (f *fleet) create(on addr.Host, name string) hwmap.MachineView {
 	return v
 }
 
+// destroy destroys the machine as an orchestrator does: one that is not there any more was destroyed by an earlier call.
+func (f *fleet) destroy(on addr.Host, name string) {
+	f.t.Helper()
+	f.insist("destroy", func() error {
+		err := f.call(on, destroy(name))
+		if errors.Is(err, hwmap.ErrUnknownMachine) {
+			return nil
+		}
+		return err
+	})
+}
+
 func (f *fleet) attach(on addr.Host, name string) {
 	f.t.Helper()
 	f.insist("attach", func() error { return f.call(on, attach(name)) })

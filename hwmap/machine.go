@@ -115,14 +115,11 @@ func (m *Map) cancel(number addr.Machine) {
 	m.allocator.Cancel(number)
 }
 
-// Destroy ends the machine. Its id is quarantined by its home, then free. Destroying what this host has not heard of
-// succeeds. Errors: ErrUnknownMachine when it is on another host; ErrState while a migration is under way;
-// ErrUnavailable and ErrInDoubt away from home.
+// Destroy ends the machine. Its id is quarantined by its home, then free. Errors: ErrUnknownMachine when this host has no
+// machine of that name, as after a call that is repeated; ErrState while a migration is under way; ErrUnavailable and
+// ErrInDoubt away from home.
 func (m *Map) Destroy(ctx context.Context, name string) error {
 	l, unlock, err := m.lockNamed(ctx, name)
-	if errors.Is(err, ErrUnknownMachine) && !m.isElsewhere(name) {
-		return nil // repeated
-	}
 	if err != nil {
 		return err
 	}

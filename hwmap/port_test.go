@@ -86,7 +86,7 @@ func TestACrashInAttachLeavesNoPortAfterDestroy(t *testing.T) {
 			return err
 		})
 		t.Logf("create: %v, attach: %v", err, f.call(1, attach("web2")))
-		f.insist("destroy", func() error { return f.call(1, destroy("web2")) })
+		f.destroy(1, "web2")
 		f.check(map[string]addr.Host{"web1": 1})
 	})
 }

@@ -71,6 +71,7 @@ type MachineServiceClient interface {
 	// GetMachine returns one machine of ListMachines. not_found: no machine of that name is known here.
 	GetMachine(context.Context, *connect.Request[v1.GetMachineRequest]) (*connect.Response[v1.GetMachineResponse], error)
 	// DestroyMachine ends the machine on the host where it is: its port goes, its id is quarantined, then free.
+	// not_found: no machine of that name is on this host; to a caller that repeats the call, it was done before.
 	// failed_precondition: a migration is under way; finish or abort it first.
 	DestroyMachine(context.Context, *connect.Request[v1.DestroyMachineRequest]) (*connect.Response[v1.DestroyMachineResponse], error)
 }
@@ -183,6 +184,7 @@ type MachineServiceHandler interface {
 	// GetMachine returns one machine of ListMachines. not_found: no machine of that name is known here.
 	GetMachine(context.Context, *connect.Request[v1.GetMachineRequest]) (*connect.Response[v1.GetMachineResponse], error)
 	// DestroyMachine ends the machine on the host where it is: its port goes, its id is quarantined, then free.
+	// not_found: no machine of that name is on this host; to a caller that repeats the call, it was done before.
 	// failed_precondition: a migration is under way; finish or abort it first.
 	DestroyMachine(context.Context, *connect.Request[v1.DestroyMachineRequest]) (*connect.Response[v1.DestroyMachineResponse], error)
 }
