@@ -14,6 +14,10 @@ import (
 // The first kernel with TCX, whose links can be updated in place.
 const minMajor, minMinor = 6, 6
 
+// Where a BPF file system is usually mounted. Only this is advised as a mount point: a directory derived from a
+// wrong setting could be / or hold files, which the mount would hide.
+const usualBPFFS = "/sys/fs/bpf"
+
 // CheckRequirements returns what this computer lacks for a datapath that is pinned in pinDir: ErrKernel, ErrPermission
 // or ErrNoBPFFS. Open does this first; a daemon that has other things to make before asks here.
 func CheckRequirements(pinDir string) error {
@@ -85,7 +89,6 @@ func checkBPFFS(pinDir string) error {
 		case err != nil:
 			return fmt.Errorf("look at pin directory: %w", &os.PathError{Op: "statfs", Path: dir, Err: err})
 		}
-		mount := filepath.Dir(pinDir)
-		return fmt.Errorf("%w: pin directory %s is not on one; mount it: mkdir -p %s && mount -t bpf bpf %s", ErrNoBPFFS, pinDir, mount, mount)
+		return fmt.Errorf("%w: pin directory %s is not on one; mount -t bpf bpf %s, and set bpf_dir below it", ErrNoBPFFS, pinDir, usualBPFFS)
 	}
 }

@@ -62,13 +62,15 @@ func TestMissingCapabilitiesAreNamed(t *testing.T) {
 }
 
 func TestPinDirectoryHasToBeOnBPFFS(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "bpf", "ip6d")
-	err := checkBPFFS(dir)
-	if !errors.Is(err, ErrNoBPFFS) {
-		t.Fatalf("error %v", err)
-	}
-	if way := "mount -t bpf bpf " + filepath.Dir(dir); !strings.Contains(err.Error(), way) {
-		t.Errorf("error %q does not give the way out: %s", err, way)
+	const way = "mount -t bpf bpf /sys/fs/bpf, and set bpf_dir below it"
+	for _, dir := range []string{filepath.Join(t.TempDir(), "bpf", "ip6d"), "/tmp", "/"} {
+		err := checkBPFFS(dir)
+		if !errors.Is(err, ErrNoBPFFS) {
+			t.Fatalf("%s: error %v", dir, err)
+		}
+		if !strings.Contains(err.Error(), dir+" is") || !strings.HasSuffix(err.Error(), way) {
+			t.Errorf("error %q does not name %s and give the way out: %s", err, dir, way)
+		}
 	}
 	if err := checkBPFFS(pinDir(t)); err != nil {
 		t.Errorf("on a mounted one: %v", err)
