@@ -6,19 +6,31 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"time"
 
 	"connectrpc.com/connect"
 
 	"ip6d/api"
 )
 
-// call puts one question to the daemon on this host. Its errors are for people: the daemon's own words, or that there is
-// no daemon.
+// call puts one question to the daemon on this host. Its errors are for people: the daemon's own words, that there is
+// no daemon, or that it does not answer.
 func call[Q, A any](ctx context.Context, c *cli, method func(*api.Client) unary[Q, A], question *Q) (*A, error) {
+	return callWithin(ctx, c, c.patience, method, question)
+}
+
+// callWithin is call for a question whose answer takes its time.
+func callWithin[Q, A any](ctx context.Context, c *cli, patience time.Duration, method func(*api.Client) unary[Q, A], question *Q) (*A, error) {
 	client := api.NewClient(c.socket)
 	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	r, err := method(client)(ctx, connect.NewRequest(question))
 	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && !connect.IsWireError(err) {
+			return nil, fmt.Errorf("the daemon on %s did not answer within %s: look at its log, and whether it is stopped; "+
+				"it may still do what it was asked, and it is safe to ask again", c.socket, patience)
+		}
 		return nil, c.explain(err)
 	}
 	return r.Msg, nil

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -162,6 +165,32 @@ func TestWithoutADaemonACommandAsksForOne(t *testing.T) {
 		got := runLine(t, "", append([]string{"--socket", dead}, strings.Fields(line)...)...)
 		if got.status != exitError || !strings.Contains(got.stderr, "no daemon answers on "+dead+": is `ip6d serve` running?") {
 			t.Errorf("ip6d %s: %+v", line, got)
+		}
+		checkOneLine(t, got)
+	}
+}
+
+func TestADaemonThatDoesNotAnswerIsNotWaitedForForEver(t *testing.T) {
+	// Nobody takes the connections of this listener: so does a daemon look that was stopped.
+	silent := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, c := range []struct{ line, within string }{
+		{"status", "10ms"},
+		{"machine create web1 --network 42", "10ms"},
+		{"migrate begin web1 --to host2", "10ms"},
+		{"migrate switchover web1", "10ms"},
+		{"migrate finish web1 --timeout 10ms", "1.01s"},
+	} {
+		var stdout, stderr bytes.Buffer
+		client := &cli{stdout: &stdout, stderr: &stderr, output: formatText, patience: 10 * time.Millisecond}
+		status := client.run(t.Context(), append([]string{"--socket", silent}, strings.Fields(c.line)...))
+		got := result{status, stdout.String(), stderr.String()}
+		if says := "the daemon on " + silent + " did not answer within " + c.within + ": "; got.status != exitError || got.stdout != "" || !strings.Contains(got.stderr, says) {
+			t.Errorf("ip6d %s: %+v, want status %d and %q", c.line, got, exitError, says)
 		}
 		checkOneLine(t, got)
 	}

@@ -136,6 +136,10 @@ type endedAnswer struct {
 	Ended string `json:"ended"` // finished or aborted
 }
 
+// finishMargin is how much longer than the daemon waits for other hosts the command waits for the daemon, so that it
+// hears which hosts those were. The daemon knows the command's deadline and stops about as much earlier.
+const finishMargin = time.Second
+
 func newMigrateFinishCommand(c *cli) *cobra.Command {
 	var timeout time.Duration
 	command := &cobra.Command{
@@ -148,9 +152,7 @@ func newMigrateFinishCommand(c *cli) *cobra.Command {
 		if timeout <= 0 {
 			return usagef("--timeout %s: must be above zero", timeout)
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-		defer cancel()
-		_, err := call(ctx, c, func(a *api.Client) unary[ip6dv1.FinishMigrationRequest, ip6dv1.FinishMigrationResponse] {
+		_, err := callWithin(cmd.Context(), c, timeout+finishMargin, func(a *api.Client) unary[ip6dv1.FinishMigrationRequest, ip6dv1.FinishMigrationResponse] {
 			return a.Migrations.FinishMigration
 		}, &ip6dv1.FinishMigrationRequest{Name: args[0]})
 		if err != nil {

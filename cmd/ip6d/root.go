@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,12 +30,18 @@ type cli struct {
 	output format
 	socket string // of the daemon
 
+	patience time.Duration // with the daemon's answer to one call
+
 	running bool // a command's own code has begun, so the command line was right
 }
 
 // run executes one command line and returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &cli{stdin: stdin, stdout: stdout, stderr: stderr, output: formatText}
+	c := &cli{stdin: stdin, stdout: stdout, stderr: stderr, output: formatText, patience: 30 * time.Second}
+	return c.run(ctx, args)
+}
+
+func (c *cli) run(ctx context.Context, args []string) int {
 	root := newRootCommand(c)
 	root.SetArgs(append([]string{}, args...)) // cobra takes nil for os.Args
 	command, err := root.ExecuteContextC(ctx)
