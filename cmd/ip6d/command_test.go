@@ -66,8 +66,8 @@ func TestCommandsAnswerInText(t *testing.T) {
 		{"migrate begin web1 --to 2", []string{"leaving, to host 2", "then ip6d migrate switchover web1 here"}},
 		{"migrate finish web1 --timeout 5s", []string{"migration  finished"}},
 		{"host list", []string{"1     host1  joined  fd00::1   fdab:0:1::/48  4       yes", "2     host2  joined  fd00::2   fdab:0:2::/48  0       -"}},
-		{"host show host1", []string{"underlay  fd00::2"}},
-		{"status", []string{"0-2, 4", "lost at revision 7: store unreachable", "1 away, 3 here", "in doubt  web1", "9007199254740993 not_here"}},
+		{"host show host1", []string{"underlay   fd00::2"}},
+		{"status", []string{"block ids  0-2, 4", "lost at revision 7: store unreachable", "1 away, 3 here", "in doubt   web1", "9007199254740993 not_here"}},
 	} {
 		got := runLine(t, "", append([]string{"--socket", socket}, strings.Fields(c.line)...)...)
 		if got.status != exitOK || got.stderr != "" {

@@ -95,7 +95,7 @@ func (a hostAnswer) rows(t *table) {
 	t.row("identity", a.Identity)
 	t.row("underlay", a.Underlay)
 	t.row("prefix", a.Prefix)
-	t.row("blocks", ranges(a.Blocks))
+	t.row("block ids", ranges(a.Blocks))
 }
 
 // ranges writes numbers as in 0-3, 7.

@@ -33,7 +33,7 @@ func newMachineCreateCommand(c *cli) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "create NAME --network N",
 		Short:   "Issue a stable address for a machine",
-		Long:    "Issue a stable address for a machine. The same name in the same network again shows the same machine.",
+		Long:    "Issue a stable address for a machine. The same name in the same network on this host again shows the same machine.",
 		Example: "  ip6d machine create web1 --network 42",
 		Args:    cobra.ExactArgs(1),
 	}
