@@ -45,7 +45,10 @@ func newStatusCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of this host's daemon and its datapath",
-		Args:  cobra.NoArgs,
+		Long: `Show the state of this host's daemon and its datapath.
+
+What was dropped is counted by reason. The section "Why packets are dropped" of docs/ARCHITECTURE.md says what each means.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.GetStatusRequest, ip6dv1.GetStatusResponse] {
 				return a.Hosts.GetStatus
