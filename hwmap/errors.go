@@ -61,6 +61,9 @@ var (
 	// ErrClaimed: another server claimed the host id.
 	ErrClaimed = errors.New("host id is claimed by another server")
 
+	// ErrNotOwner: the host's database was made under other settings: another host, cell, prefixes or cluster.
+	ErrNotOwner = errors.New("this host's database is not of these settings")
+
 	// ErrDisagree: the fleet's store was set up with other prefixes, another cell or a newer format.
 	ErrDisagree = errors.New("the fleet's store disagrees with this host's settings")
 )

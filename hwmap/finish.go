@@ -12,7 +12,7 @@ import (
 // with the hosts that lag.
 func (m *Map) Finish(ctx context.Context, name string) error {
 	l, unlock, err := m.lockNamed(ctx, name)
-	if errors.Is(err, ErrUnknownMachine) && m.isElsewhere(name) {
+	if _, away := m.knownElsewhere(name); errors.Is(err, ErrUnknownMachine) && away {
 		return nil // repeated
 	}
 	if err != nil {

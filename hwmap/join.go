@@ -61,6 +61,9 @@ func (m *Map) joinOnce(ctx context.Context) error {
 	if err := m.agree(meta); err != nil {
 		return err
 	}
+	if err := m.checkIdentity(ctx); err != nil {
+		return err
+	}
 	record := m.Self
 	record.State = Joined
 	if e[1].Value != nil {
@@ -86,6 +89,22 @@ func (m *Map) joinOnce(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.state = record.State
+	return nil
+}
+
+// checkIdentity refuses a second id for one server: two hosts of the map would then be one, and each in the other's way.
+func (m *Map) checkIdentity(ctx context.Context) error {
+	entries, _, err := m.Fleet.List(ctx, hostsPrefix)
+	if err != nil {
+		return fmt.Errorf("list hosts: %w", err)
+	}
+	for _, e := range entries {
+		h, err := decode[Host](e)
+		if err == nil && h.Identity == m.Self.Identity && h.ID != m.Self.ID {
+			return fmt.Errorf("%w: this server, with identity %q, is host %d already, not %d; correct host, or give this server an identity of its own",
+				ErrClaimed, h.Identity, h.ID, m.Self.ID)
+		}
+	}
 	return nil
 }
 

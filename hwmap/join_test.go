@@ -29,6 +29,19 @@ func TestAFirstStartNeedsTheStore(t *testing.T) {
 	})
 }
 
+func TestAServerHasOneHostID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		other := &server{fleet: f, id: 9, identity: f.servers[1].identity, truth: newMemory(), cache: newMemory(), devices: newDevices(), kernel: newKernel(9, func(nat.Machine) {}), log: f.servers[1].log}
+		if err := other.open(); !errors.Is(err, hwmap.ErrClaimed) {
+			t.Errorf("a second id of host 1's server: %v", err)
+		}
+		if hosts := f.on(1).Hosts(); len(hosts) != 2 {
+			t.Errorf("the fleet has the hosts %v", hosts)
+		}
+	})
+}
+
 func TestAHostIDIsClaimedWithAnIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 2)

@@ -255,11 +255,10 @@ func (m *Map) elsewhere(name string) (Machine, bool) {
 	return Machine{}, false
 }
 
-func (m *Map) isElsewhere(name string) bool {
+func (m *Map) knownElsewhere(name string) (Machine, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, ok := m.elsewhere(name)
-	return ok
+	return m.elsewhere(name)
 }
 
 // unknown is the error for a name that this host has no machine of; it says where the machine is, where that is known.

@@ -51,6 +51,9 @@ func (m *Map) Create(ctx context.Context, name string, network addr.Network) (Ma
 	number, exists := m.byName[name]
 	l := m.local[number]
 	m.mu.Unlock()
+	if away, known := m.knownElsewhere(name); !exists && known {
+		return MachineView{}, fmt.Errorf("%w: %q is a machine of network %d on host %d; ask there, or choose another name", ErrNameTaken, name, away.Network, away.Host)
+	}
 	if exists && l.Network != network {
 		return MachineView{}, fmt.Errorf("%w: %q is a machine of network %d; choose another name for one in network %d", ErrNameTaken, name, l.Network, network)
 	}

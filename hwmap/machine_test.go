@@ -246,3 +246,18 @@ func TestAnswersSayWhereAMachineIs(t *testing.T) {
 		}
 	})
 }
+
+func TestANameThatIsKnownOnAnotherHostIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		f.create(1, "web1")
+		f.migrate("web1", 1, 2)
+		f.settled()
+		for _, network := range []addr.Network{7, 8} {
+			if _, err := f.on(3).Create(t.Context(), "web1", network); !errors.Is(err, hwmap.ErrNameTaken) {
+				t.Errorf("in network %d: %v", network, err)
+			}
+		}
+		f.check(map[string]addr.Host{"web1": 2})
+	})
+}

@@ -69,9 +69,10 @@ type PeerView struct {
 
 // Options are the settings and surroundings of a Map. All are needed but where it says otherwise.
 type Options struct {
-	Plan addr.Plan
-	Cell addr.Cell
-	Self Host // the record to claim; State is set by Open
+	Plan    addr.Plan
+	Cell    addr.Cell
+	Cluster string // the fleet's name in its store; empty standalone
+	Self    Host   // the record to claim; State is set by Open
 
 	Truth Store // this host's own file
 	Fleet Store // shared by all hosts; standalone: Truth itself
@@ -113,7 +114,7 @@ type Map struct {
 // Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then joins the
 // fleet; where the store cannot be reached, a host that joined before goes on without.
 //
-// Errors: ErrClaimed, ErrDisagree, ErrUnavailable (a host's first start), ErrCorrupt, and those of the stores. The kernel's
+// Errors: ErrNotOwner, ErrClaimed, ErrDisagree, ErrUnavailable (a host's first start), ErrCorrupt, and those of the stores. The kernel's
 // maps then stay as they are, and packets go on flowing.
 func Open(ctx context.Context, o Options) (*Map, error) {
 	m := &Map{
@@ -129,19 +130,26 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		state:         Joined,
 	}
 	m.Fleet = m.gate
+	known, err := m.checkOwner(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := m.restoreCache(ctx); err != nil {
 		return nil, fmt.Errorf("restore the fleet's map: %w", err)
 	}
 	if err := m.restoreTruth(ctx); err != nil {
 		return nil, fmt.Errorf("restore this host's machines: %w", err)
 	}
-	_, err := m.catchUp(ctx)
+	_, err = m.catchUp(ctx)
+	if err == nil && !known { // the store has this host now, so the database is its
+		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.owner())}}})
+	}
 	if err == nil && m.allocator.Size() == 0 {
 		err = m.leaseBlock(ctx)
 	}
-	known, joined := m.fleet.hosts[o.Self.ID]
+	record, joined := m.fleet.hosts[o.Self.ID]
 	cutOff := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrInDoubt)
-	if cutOff && joined && known.Identity == o.Self.Identity {
+	if cutOff && joined && record.Identity == o.Self.Identity {
 		m.Logger.Warn("store unreachable, going on from the cache", "error", err)
 		m.setFollowing(false, err)
 		return m, nil

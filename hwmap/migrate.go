@@ -43,7 +43,7 @@ func (m *Map) begin(ctx context.Context, l Local, target Host) (Local, error) {
 		if l.State != Here {
 			return l, m.wrongState(l, "begin a migration")
 		}
-		l.State, l.Peer = Leaving, target.ID
+		l.State, l.Peer, l.From = Leaving, target.ID, 0
 		if err := m.record(ctx, l); err != nil {
 			return l, err
 		}
@@ -89,7 +89,9 @@ func (m *Map) Abort(ctx context.Context, name string) error {
 	defer unlock()
 	switch l.State {
 	case Here:
-		return nil // repeated
+		if l.From != 0 {
+			err = fmt.Errorf("%w: it came from host %d; migrate it back from here", ErrCommitted, l.From)
+		} // else repeated
 	case Leaving, Switching:
 		err = m.abortLeaving(ctx, l)
 	case Incoming:

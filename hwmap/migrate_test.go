@@ -382,3 +382,23 @@ func TestOfAbortAndSwitchoverOneWins(t *testing.T) {
 	}
 	t.Logf("who won: %v", outcomes)
 }
+
+func TestAbortOnTheNewOwnerSaysThatItIsTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		f.create(1, "web1")
+		f.migrate("web1", 1, 2)
+		if err := f.on(2).Abort(t.Context(), "web1"); !errors.Is(err, hwmap.ErrCommitted) {
+			t.Errorf("on the new owner: %v", err)
+		}
+		if _, err := f.on(2).Begin(t.Context(), "web1", 3); err != nil {
+			t.Fatal(err)
+		}
+		for _, call := range []string{"of a migration of its own", "again"} {
+			if err := f.on(2).Abort(t.Context(), "web1"); err != nil {
+				t.Errorf("abort %s: %v", call, err)
+			}
+		}
+		f.check(map[string]addr.Host{"web1": 2})
+	})
+}

@@ -81,6 +81,7 @@ type Local struct {
 	Epoch    uint64       `json:"epoch"` // of the ownership that State is about; Free and Quarantined: the last one
 	State    LocalState   `json:"state"`
 	Peer     addr.Host    `json:"peer,omitempty"`     // Leaving, Switching, Away: the target. Incoming: the owner
+	From     addr.Host    `json:"from,omitempty"`     // Here: where it came from, until it is to leave
 	Port     *LocalPort   `json:"port,omitempty"`     // nil: not attached
 	Revision Revision     `json:"revision,omitempty"` // Away: of the transaction that made the target the owner
 	Until    time.Time    `json:"until,omitzero"`     // Quarantined

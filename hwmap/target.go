@@ -75,6 +75,7 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 	if err := m.record(ctx, l); err != nil {
 		return err
 	}
+	m.unsettled.add(l.Machine) // an abort may have come since the record was read
 	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
 		return errors.Join(err, m.withdraw(ctx, l))
 	}
@@ -106,7 +107,7 @@ func (m *Map) Reread(number addr.Machine) {
 
 // arrive makes an incoming machine one that is here: r, read from the store, says that it is this host's.
 func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
-	l.State, l.Peer, l.Epoch = Here, 0, r.Epoch
+	l.State, l.From, l.Peer, l.Epoch = Here, l.Peer, 0, r.Epoch
 	if err := m.putEntry(l); err != nil { // first of all: packets are waiting
 		return err
 	}

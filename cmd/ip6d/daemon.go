@@ -50,10 +50,16 @@ func openDaemon(ctx context.Context, c config.Config, log *slog.Logger) (_ *daem
 	if err := checkSocket(c.Socket); err != nil {
 		return nil, err
 	}
+	if err := d.lockNamespace(); err != nil {
+		return nil, err
+	}
 	if err := d.openAgent(); err != nil {
 		return nil, err
 	}
 	if err := d.openStores(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.checkOwner(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.openDatapath(); err != nil {
@@ -72,7 +78,7 @@ func (d *daemon) opened(close func() error) { d.closers = append(d.closers, clos
 func (d *daemon) openMap(ctx context.Context) error {
 	c := d.config
 	o := hwmap.Options{
-		Plan: c.Plan, Cell: c.Cell,
+		Plan: c.Plan, Cell: c.Cell, Cluster: d.cluster(),
 		Self:  hwmap.Host{ID: c.Host, Name: c.Name, Identity: c.Identity},
 		Truth: d.truth, Fleet: d.fleet, Cache: d.cache,
 		Datapath: d.kernel.datapath, Ports: &ports{d.kernel.agent, d.log},

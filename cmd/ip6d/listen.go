@@ -31,9 +31,23 @@ func checkSocket(path string) error {
 	}
 	conn, err := net.Dial("unix", path)
 	if err == nil {
-		err = fmt.Errorf("socket %s: a daemon answers there already; stop it, or give this one a socket, state_dir and bpf_dir of its own", path)
+		err = fmt.Errorf("socket %s: a daemon answers there already; stop it first", path)
 		return errors.Join(err, conn.Close())
 	}
+	return nil
+}
+
+// lockNamespace makes this daemon the only one of its network namespace, for as long as it lives: two would undo each other's
+// devices and routes. The lock is a socket of the abstract kind, which belongs to the namespace and goes with the process.
+func (d *daemon) lockNamespace() error {
+	l, err := net.Listen("unix", "@ip6d")
+	if errors.Is(err, unix.EADDRINUSE) {
+		return errors.New("another ip6d serves this network namespace; stop it first, or start this one in a namespace of its own")
+	}
+	if err != nil {
+		return fmt.Errorf("lock the network namespace: %w", err)
+	}
+	d.opened(l.Close)
 	return nil
 }
 

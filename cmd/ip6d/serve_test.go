@@ -198,10 +198,31 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 	if got := h.fails(h.command(h.serveArgs()...)); !strings.Contains(got, h.socket()+": a daemon answers there already") {
 		t.Errorf("with the same socket it says %q", got)
 	}
-	if got := h.fails(h.command(h.serveArgs("--socket", h.socket()+"2")...)); !strings.Contains(got, "host.db: database is in use") {
+	if got := h.fails(h.command(h.serveArgs("--socket", h.socket()+"2")...)); !strings.Contains(got, "another ip6d serves this network namespace") {
 		t.Errorf("with the same state it says %q", got)
 	}
 	h.run(new(statusAnswer), "status") // the first one is as it was
+}
+
+func TestAStartWithOtherSettingsIsRefusedAndPacketsFlow(t *testing.T) {
+	h := newTestHost(t)
+	h.start()
+	a, b := h.machine("a", 42), h.machine("b", 42)
+	a.meets(b)
+	h.kill()
+	for _, c := range []struct{ args, says string }{
+		{"--host=9", "it is of host 1, cell 1"},
+		{"--cell=2", "the settings are of host 1, cell 2"},
+		{"--prefixes-stable=fdac::/16", "fdac::/16 and fdab::/16"},
+		{"--state-dir=" + h.state() + "2", "it is new, and the kernel's maps have 2 machines"},
+	} {
+		if got := h.fails(h.command(h.serveArgs(c.args)...)); !strings.Contains(got, c.says) {
+			t.Errorf("%s: it says %q", c.args, got)
+		}
+		a.passes(b, "after a start with "+c.args)
+	}
+	h.start()
+	a.passes(b, "after a start as before")
 }
 
 func TestABadStartSaysWhyAndLeavesNothing(t *testing.T) {

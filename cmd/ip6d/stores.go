@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
 	"ip6d/hwmap/etcd"
 )
@@ -46,4 +47,21 @@ func (d *daemon) openStores(ctx context.Context) error {
 	d.opened(opened.Close)
 	d.cache = opened
 	return nil
+}
+
+// checkOwner refuses a database that other settings made, before the datapath is touched: packets flow by what is there.
+func (d *daemon) checkOwner(ctx context.Context) error {
+	c := d.config
+	_, err := hwmap.CheckOwner(ctx, d.truth, hwmap.Owner{
+		Host: c.Host, Cell: c.Cell, Stable: c.Plan.StablePrefix(), Routing: c.Plan.RoutingPrefix(), Cluster: d.cluster(),
+	})
+	return err
+}
+
+// cluster is the fleet's name; standalone there is none.
+func (d *daemon) cluster() string {
+	if d.config.Standalone() {
+		return ""
+	}
+	return d.config.Cluster
 }

@@ -89,7 +89,7 @@ func Open(o Options) (*Store, error) {
 	}
 	switch {
 	case errors.Is(err, hwmap.ErrCorrupt):
-		err = fmt.Errorf("%w; move the file away and restore it from a backup, or start without it", err)
+		err = fmt.Errorf("%w; move the file away and restore it from a backup", err)
 	case errors.Is(err, fs.ErrPermission):
 		err = fmt.Errorf("%w; run as root, or as the owner of the file and its directory", err)
 	}

@@ -1,0 +1,66 @@
+package hwmap
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"ip6d/addr"
+)
+
+// Owner says whose machines a truth holds. It is written into the truth at its first use, and never changes: under other
+// settings its machines would be other machines, or somebody else's.
+type Owner struct {
+	Host    addr.Host    `json:"host"`
+	Cell    addr.Cell    `json:"cell"`
+	Stable  netip.Prefix `json:"stable"`
+	Routing netip.Prefix `json:"routing"`
+	Cluster string       `json:"cluster"` // the fleet's name in its store; empty: standalone
+}
+
+// ownerKey is the key of the truth's Owner.
+const ownerKey Key = "owner"
+
+// CheckOwner compares the truth with who wants to use it; known is false while it is new. Whoever replaces something in
+// the kernel calls it first, because what runs there is the truth's owner's. Errors: ErrNotOwner, errMalformed.
+func CheckOwner(ctx context.Context, truth Store, o Owner) (known bool, err error) {
+	e, err := truth.Get(ctx, ownerKey)
+	if err != nil || e[0].Value == nil {
+		return false, err
+	}
+	owner, err := decode[Owner](e[0])
+	if err != nil {
+		return true, err
+	}
+	if owner != o {
+		return true, fmt.Errorf("%w: it is of %s, the settings are of %s; correct the settings", ErrNotOwner, owner, o)
+	}
+	return true, nil
+}
+
+func (o Owner) String() string {
+	where := "standalone"
+	if o.Cluster != "" {
+		where = fmt.Sprintf("cluster %q", o.Cluster)
+	}
+	return fmt.Sprintf("host %d, cell %d, prefixes %s and %s, %s", o.Host, o.Cell, o.Stable, o.Routing, where)
+}
+
+// owner is who this Map works for.
+func (m *Map) owner() Owner {
+	return Owner{Host: m.Self.ID, Cell: m.Cell, Stable: m.Plan.StablePrefix(), Routing: m.Plan.RoutingPrefix(), Cluster: m.Cluster}
+}
+
+// checkOwner refuses a truth that is another's, and an empty one where the kernel has machines: their ids would be issued
+// again while they run. Errors: ErrNotOwner.
+func (m *Map) checkOwner(ctx context.Context) (known bool, err error) {
+	known, err = CheckOwner(ctx, m.Truth, m.owner())
+	if err != nil || known {
+		return known, err
+	}
+	running, err := m.Datapath.Machines()
+	if err == nil && len(running) > 0 {
+		err = fmt.Errorf("%w: it is new, and the kernel's maps have %d machines; restore it, or end these machines and remove bpf_dir", ErrNotOwner, len(running))
+	}
+	return false, err
+}
