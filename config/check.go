@@ -16,6 +16,7 @@ import (
 
 	"ip6d/addr"
 	"ip6d/api"
+	"ip6d/nat"
 )
 
 // Surroundings is what a server says about itself where the configuration does not.
@@ -38,6 +39,7 @@ func (f File) Check(s Surroundings) (Config, error) {
 		Socket:     c.socket(f.Socket),
 		BPFDir:     c.path("bpf_dir", f.BPFDir, DefaultBPFDir),
 		Cluster:    c.cluster(f.Store.Cluster),
+		Sizes:      c.sizes(f.Sizes),
 		Quarantine: c.quarantine(f.Quarantine),
 		LogLevel:   c.logLevel(f.LogLevel),
 	}
@@ -212,6 +214,19 @@ func (c *checker) cluster(text string) string {
 		c.wrong("store.cluster", text, "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or a digit")
 	}
 	return text
+}
+
+func (c *checker) sizes(f Sizes) nat.Sizes {
+	size := func(name, text string, otherwise int) int {
+		return int(c.number("sizes."+name, text, nat.MaxSize, uint64(otherwise)))
+	}
+	usual := nat.DefaultSizes()
+	return nat.Sizes{
+		Machines: size("machines", f.Machines, usual.Machines),
+		Moved:    size("moved", f.Moved, usual.Moved),
+		Blocks:   size("blocks", f.Blocks, usual.Blocks),
+		Hosts:    size("hosts", f.Hosts, usual.Hosts),
+	}
 }
 
 func (c *checker) quarantine(text string) time.Duration {

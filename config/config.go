@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ip6d/addr"
+	"ip6d/nat"
 )
 
 // ErrInvalid is wrapped by every error about a configuration.
@@ -30,6 +31,7 @@ type Config struct {
 	Endpoints []string // URLs of the fleet's store; none: standalone
 	Cluster   string   // the fleet's name in it
 
+	Sizes      nat.Sizes     // of the kernel's maps
 	Quarantine time.Duration // before the id of a destroyed machine is used again
 	LogLevel   slog.Level
 }

@@ -24,6 +24,7 @@ type File struct {
 	BPFDir     string   `yaml:"bpf_dir,omitempty"`
 	Underlay   Underlay `yaml:"underlay,omitempty"`
 	Store      Store    `yaml:"store,omitempty"`
+	Sizes      Sizes    `yaml:"sizes,omitempty"`
 	Quarantine string   `yaml:"quarantine,omitempty"`
 	LogLevel   string   `yaml:"log_level,omitempty"`
 }
@@ -45,6 +46,14 @@ type Underlay struct {
 type Store struct {
 	Endpoints []string `yaml:"endpoints,omitempty"`
 	Cluster   string   `yaml:"cluster,omitempty"`
+}
+
+// Sizes are the numbers of entries that the kernel's maps have room for.
+type Sizes struct {
+	Machines string `yaml:"machines,omitempty"`
+	Moved    string `yaml:"moved,omitempty"`
+	Blocks   string `yaml:"blocks,omitempty"`
+	Hosts    string `yaml:"hosts,omitempty"`
 }
 
 // ReadFile reads the YAML file at path. Its errors name the path, and the line where there is one. They wrap

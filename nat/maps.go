@@ -15,6 +15,12 @@ import (
 	"ip6d/bpf"
 )
 
+// DefaultSizes are the sizes that are used unless told otherwise.
+func DefaultSizes() Sizes { return Sizes{}.fill() }
+
+// MaxSize is the largest size of a map, in entries.
+const MaxSize = 1 << 24
+
 // fill returns the sizes with the defaults filled in.
 func (s Sizes) fill() Sizes {
 	for _, f := range []struct {
@@ -30,8 +36,8 @@ func (s Sizes) fill() Sizes {
 
 func (s Sizes) check() error {
 	for name, n := range s.byMap() {
-		if n < 1 || n > 1<<24 {
-			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, name, n, 1<<24)
+		if n < 1 || n > MaxSize {
+			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, name, n, MaxSize)
 		}
 	}
 	return nil

@@ -61,7 +61,7 @@ func (d *daemon) openDatapath() error {
 	if err != nil {
 		return err
 	}
-	k.datapath, err = nat.Open(nat.Options{Plan: c.Plan, Cell: c.Cell, Host: c.Host, PinDir: c.BPFDir, Stack: stack.Ifindex, Logger: d.log})
+	k.datapath, err = nat.Open(nat.Options{Plan: c.Plan, Cell: c.Cell, Host: c.Host, PinDir: c.BPFDir, Stack: stack.Ifindex, Sizes: c.Sizes, Logger: d.log})
 	if err != nil {
 		return err
 	}
