@@ -255,6 +255,7 @@ func (m *Map) elsewhere(name string) (Machine, bool) {
 	return Machine{}, false
 }
 
+// knownElsewhere is elsewhere for a caller who does not hold mu.
 func (m *Map) knownElsewhere(name string) (Machine, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -142,7 +142,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	}
 	_, err = m.catchUp(ctx)
 	if err == nil && !known { // the store has this host now, so the database is its
-		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.owner())}}})
+		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.Owner())}}})
 	}
 	if err == nil && m.allocator.Size() == 0 {
 		err = m.leaseBlock(ctx)

@@ -46,15 +46,15 @@ func (o Owner) String() string {
 	return fmt.Sprintf("host %d, cell %d, prefixes %s and %s, %s", o.Host, o.Cell, o.Stable, o.Routing, where)
 }
 
-// owner is who this Map works for.
-func (m *Map) owner() Owner {
-	return Owner{Host: m.Self.ID, Cell: m.Cell, Stable: m.Plan.StablePrefix(), Routing: m.Plan.RoutingPrefix(), Cluster: m.Cluster}
+// Owner is who a Map with these options works for.
+func (o Options) Owner() Owner {
+	return Owner{Host: o.Self.ID, Cell: o.Cell, Stable: o.Plan.StablePrefix(), Routing: o.Plan.RoutingPrefix(), Cluster: o.Cluster}
 }
 
 // checkOwner refuses a truth that is another's, and an empty one where the kernel has machines: their ids would be issued
 // again while they run. Errors: ErrNotOwner.
 func (m *Map) checkOwner(ctx context.Context) (known bool, err error) {
-	known, err = CheckOwner(ctx, m.Truth, m.owner())
+	known, err = CheckOwner(ctx, m.Truth, m.Owner())
 	if err != nil || known {
 		return known, err
 	}

@@ -74,18 +74,27 @@ func openDaemon(ctx context.Context, c config.Config, log *slog.Logger) (_ *daem
 // opened has close called when the daemon closes.
 func (d *daemon) opened(close func() error) { d.closers = append(d.closers, close) }
 
-// openMap opens the hardware map, which brings the kernel to what it says.
-func (d *daemon) openMap(ctx context.Context) error {
+// mapOptions are the options of the hardware map that the configuration gives.
+func (d *daemon) mapOptions() hwmap.Options {
 	c := d.config
 	o := hwmap.Options{
-		Plan: c.Plan, Cell: c.Cell, Cluster: d.cluster(),
-		Self:  hwmap.Host{ID: c.Host, Name: c.Name, Identity: c.Identity},
-		Truth: d.truth, Fleet: d.fleet, Cache: d.cache,
-		Datapath: d.kernel.datapath, Ports: &ports{d.kernel.agent, d.log},
+		Plan: c.Plan, Cell: c.Cell,
+		Self:       hwmap.Host{ID: c.Host, Name: c.Name, Identity: c.Identity},
 		Quarantine: c.Quarantine, Now: time.Now, Logger: d.log,
 	}
 	if !c.Standalone() {
+		o.Cluster = c.Cluster
 		o.Self.Underlay, o.Self.Peer = c.UnderlayAddress.Addr(), c.UnderlayAddress
+	}
+	return o
+}
+
+// openMap opens the hardware map, which brings the kernel to what it says.
+func (d *daemon) openMap(ctx context.Context) error {
+	o := d.mapOptions()
+	o.Truth, o.Fleet, o.Cache = d.truth, d.fleet, d.cache
+	o.Datapath, o.Ports = d.kernel.datapath, &ports{d.kernel.agent, d.log}
+	if !d.config.Standalone() {
 		peers := api.NewPeers(api.PeersOptions{Source: o.Self.Underlay})
 		d.opened(func() error { peers.Close(); return nil })
 		o.Peers = peers

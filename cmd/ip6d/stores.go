@@ -51,17 +51,6 @@ func (d *daemon) openStores(ctx context.Context) error {
 
 // checkOwner refuses a database that other settings made, before the datapath is touched: packets flow by what is there.
 func (d *daemon) checkOwner(ctx context.Context) error {
-	c := d.config
-	_, err := hwmap.CheckOwner(ctx, d.truth, hwmap.Owner{
-		Host: c.Host, Cell: c.Cell, Stable: c.Plan.StablePrefix(), Routing: c.Plan.RoutingPrefix(), Cluster: d.cluster(),
-	})
+	_, err := hwmap.CheckOwner(ctx, d.truth, d.mapOptions().Owner())
 	return err
-}
-
-// cluster is the fleet's name; standalone there is none.
-func (d *daemon) cluster() string {
-	if d.config.Standalone() {
-		return ""
-	}
-	return d.config.Cluster
 }
