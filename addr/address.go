@@ -135,12 +135,16 @@ func (p Plan) Encode(s Stable, h Host) (Routing, error) {
 	if s.w.prefix() != p.stable {
 		return Routing{}, p.formError(s.Addr(), FormStable)
 	}
+	return p.checkRouting(p.encode(s, h))
+}
+
+func (p Plan) encode(s Stable, h Host) words {
 	w := words{
 		uint64(p.routing)<<48 | uint64(h)<<16 | uint64(s.Network()>>16),
 		uint64(s.Network())<<48 | uint64(s.Machine())<<16,
 	}
 	w.lo |= uint64(difference(s.w.sum(), w.sum()))
-	return p.checkRouting(w)
+	return w
 }
 
 // Decode returns the stable form of r and the host in it. The error is ErrControl when r is a control address, and a
@@ -153,6 +157,37 @@ func (p Plan) Decode(r Routing) (Stable, Host, error) {
 		return Stable{}, r.Host(), ErrControl
 	}
 	return Stable{p.decode(r.w)}, r.Host(), nil
+}
+
+// Relay returns what host h, which forwards a packet of s, writes for s: the routing form of s at h. Of an endpoint that
+// is not h's own it is no routing address, and only RelayFrom reads it. The error is a *FieldError, as of Encode.
+func (p Plan) Relay(s Stable, h Host) (netip.Addr, error) {
+	if s.w.prefix() != p.stable {
+		return netip.Addr{}, p.formError(s.Addr(), FormStable)
+	}
+	w := p.encode(s, h)
+	if h == 0 {
+		_, err := p.checkRouting(w)
+		return netip.Addr{}, err
+	}
+	return w.addr(), nil
+}
+
+// RelayFrom is Decode for what Relay returns. The error is ErrControl for a control address, else a *FieldError.
+func (p Plan) RelayFrom(a netip.Addr) (Stable, Host, error) {
+	r, err := p.RoutingFrom(a)
+	if err == nil {
+		return p.Decode(r)
+	}
+	if p.Form(a) != FormRouting {
+		return Stable{}, 0, err
+	}
+	r = Routing{wordsOf(a)}
+	s, wrong := p.checkStable(p.decode(r.w))
+	if r.Kind() != KindEndpoint || r.Host() == 0 || r.Neutral() == 0xffff || wrong != nil {
+		return Stable{}, 0, err
+	}
+	return s, r.Host(), nil // that the host is not its own was all that was wrong
 }
 
 func (p Plan) decode(r words) words {

@@ -89,7 +89,8 @@ static __always_inline bool is_control(struct address a)
 }
 
 /* read_routing takes a routing address apart; false: it is not valid. For a control address only
- * the host means anything. */
+ * the host means anything. Network 0 with a machine that is not the host is no address of anything
+ * of that host, but what a host writes that forwards an endpoint's packet (addr.Plan.Relay). */
 static __always_inline bool read_routing(struct address a, struct numbers *n)
 {
 	__u16 neutral = a.low;
@@ -102,5 +103,5 @@ static __always_inline bool read_routing(struct address a, struct numbers *n)
 		return false;
 	if (is_control(a))
 		return true;
-	return n->cell != 0 && (n->network != 0 || n->machine == n->host);
+	return n->cell != 0;
 }

@@ -1,49 +1,75 @@
 /* Where a packet goes, and how it gets there. */
 #pragma once
 
-#include "packet.h"
+#include "event.h"
 
 #define BLOCK_SHIFT 8 /* 256 machines in a block */
 
-/* The way a packet came into the datapath; a constant in each program. */
-enum way {
-	FROM_MACHINE,
-	FROM_UNDERLAY,
-	FROM_STACK,
-};
+/* skb->tc_index of what the datapath sends to the underlay, for to_underlay to know it by. Only
+ * this computer's own programs can set it, and it is 0 on every packet that comes in. */
+#define CARRIED 0x6936
 
-/* to_stack hands the translated packet to the host's stack, which answers its source: Packet Too
- * Big, or Time Exceeded. The hop limit is left for it to find. */
-static __always_inline int to_stack(struct __sk_buff *skb, const struct packet *p)
+/* Every IPv6 link carries a packet of this size (RFC 8200 section 5), so no MTU need be asked. */
+#define MIN_MTU 1280
+
+static __always_inline bool is_from_underlay(enum way way)
 {
-	if (!write_packet(skb, p, 0))
-		return drop(DROP_MALFORMED);
-	for_us(skb);
-	return TC_ACT_OK;
+	return way == FROM_UNDERLAY || way == FROM_UNDERLAY_L3;
 }
 
-/* reveal gives both addresses their stable form, as machines and hosts' services see them. A source
+/* check_mtu tells whether the packet, or each segment that it will be cut into, fits a device: as
+ * bpf_check_mtu does. Both lengths are without the link layer's header: this device's may have
+ * another than that one's. */
+static __always_inline long check_mtu(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+{
+	__u32 length = skb->len - p->l3;
+
+	if (length <= MIN_MTU)
+		return BPF_MTU_CHK_RET_SUCCESS;
+	if (!skb->gso_size)
+		return bpf_check_mtu(skb, ifindex, &length, 0, 0);
+	length = 0; /* which is what there must be for the segments to be looked at */
+	return bpf_check_mtu(skb, ifindex, &length, 0, BPF_MTU_CHK_SEGS);
+}
+
+/* to_stack hands a packet that cannot go on, in routing form, to the host's stack, which tells its
+ * source why: Packet Too Big, or Time Exceeded. It comes in by ip6d0, where its source belongs, so
+ * that no reverse path filter objects. The hop limit is left for the stack to find. */
+static __always_inline int to_stack(struct __sk_buff *skb, struct packet *p, struct address source,
+				    struct address destination, enum drop_reason reason,
+				    enum way way)
+{
+	count_drop(skb, p, reason, way);
+	if (!own.stack_ifindex)
+		return TC_ACT_SHOT;
+	if (!write_packet(skb, p, source, destination, 0, way) ||
+	    !write_ethernet(skb, own.stack_mac, own.gateway_mac, way))
+		return TC_ACT_SHOT;
+	return bpf_redirect(own.stack_ifindex, BPF_F_INGRESS);
+}
+
+/* reveal writes both addresses in stable form, as machines and hosts' services see them. A source
  * that has none is an error's, and stays. */
-static __always_inline bool reveal(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool reveal(struct __sk_buff *skb, const struct packet *p, __u8 spent,
+				   enum way way)
 {
 	if (is_error(p) && !translate_embedded(skb, p))
 		return false;
-	if (!p->outside)
-		p->source = stable_address(p->from);
-	p->destination = stable_address(p->to);
-	return true;
+	return write_packet(skb, p, p->outside ? p->source : stable_address(p->from),
+			    stable_address(p->to), spent, way);
 }
 
 /* enter_stack delivers to this host's endpoint, as if it had come in through ip6d0. */
-static __always_inline int enter_stack(struct __sk_buff *skb, struct packet *p)
+static __always_inline int enter_stack(struct __sk_buff *skb, struct packet *p, enum way way)
 {
 	if (p->to.cell != own.cell)
-		return drop(DROP_NOT_HERE);
+		return drop(skb, p, DROP_NOT_HERE, way);
 	if (!own.stack_ifindex)
-		return drop(DROP_NO_STACK);
-	if (!reveal(skb, p) || !write_packet(skb, p, 0) ||
-	    !write_ethernet(skb, own.stack_mac, own.gateway_mac))
-		return drop(DROP_MALFORMED);
+		return drop(skb, p, DROP_NO_STACK, way);
+	if (is_tunnelled(p))
+		return drop(skb, p, DROP_TUNNELLED, way);
+	if (!reveal(skb, p, 0, way) || !write_ethernet(skb, own.stack_mac, own.gateway_mac, way))
+		return drop(skb, p, DROP_MALFORMED, way);
 	return bpf_redirect(own.stack_ifindex, BPF_F_INGRESS);
 }
 
@@ -53,17 +79,28 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
 {
 	/* only the sender's own host counts as a hop; a host that delivers is none */
 	__u8 spent = way == FROM_MACHINE;
+	enum drop_reason refused = DROP_NONE;
+	long size;
 
 	if (!machine->ifindex)
-		return drop(DROP_NO_PORT);
-	if (spent && p->hop_limit <= 1) {
-		p->source = routing_address(p->from, own.host);
-		p->destination = routing_address(p->to, own.host);
-		return to_stack(skb, p);
-	}
-	if (!reveal(skb, p) || !write_packet(skb, p, spent) ||
-	    !write_ethernet(skb, machine->mac, own.gateway_mac))
-		return drop(DROP_MALFORMED);
+		return drop(skb, p, DROP_NO_PORT, way);
+	size = check_mtu(skb, p, machine->ifindex);
+	if (size < 0)
+		return drop(skb, p, DROP_NO_PORT, way);
+	if (spent && p->hop_limit <= 1)
+		refused = DROP_HOP_LIMIT;
+	else if (size != BPF_MTU_CHK_RET_SUCCESS)
+		refused = DROP_TOO_BIG;
+	if (refused && way == FROM_STACK)
+		return drop(skb, p, refused, way);
+	if (refused)
+		return to_stack(skb, p,
+				way == FROM_MACHINE ? routing_address(p->from, own.host)
+						    : p->source,
+				routing_address(p->to, own.host), refused, way);
+
+	if (!reveal(skb, p, spent, way) || !write_ethernet(skb, machine->mac, own.gateway_mac, way))
+		return drop(skb, p, DROP_MALFORMED, way);
 	if (machine->enter == ENTER_PEER) {
 		for_us(skb); /* the peer's stack takes pkt_type as it is */
 		return bpf_redirect_peer(machine->ifindex, 0);
@@ -77,32 +114,34 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u3
 {
 	__u8 spent = way != FROM_STACK; /* there this host is no router, but the sender */
 	struct next_hop *hop = bpf_map_lookup_elem(&hosts, &host);
-	__u32 mtu = 0; /* 0: of the packet as it is */
+	struct address source, destination;
 	long size;
 
 	if (!hop)
-		return drop(DROP_UNKNOWN_HOST);
-	if (p->outside) {
-		p->source = control_address(p->source);
-	} else {
-		if (p->from.network == 0 && p->from.machine != own.host)
-			return drop(DROP_ENDPOINT_RELAY);
-		p->source = routing_address(p->from, own.host);
-	}
-	p->destination = routing_address(p->to, host);
+		return drop(skb, p, DROP_UNKNOWN_HOST, way);
+	source = p->outside ? control_address(p->source) : routing_address(p->from, own.host);
+	destination = routing_address(p->to, host);
 
-	size = bpf_check_mtu(skb, hop->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+	size = check_mtu(skb, p, hop->ifindex);
 	if (size < 0)
-		return drop(DROP_NO_UNDERLAY);
-	if (size != BPF_MTU_CHK_RET_SUCCESS && way == FROM_STACK)
-		return drop(DROP_TOO_BIG); /* ip6d0 has another MTU than the underlay */
-	if (size != BPF_MTU_CHK_RET_SUCCESS || (spent && p->hop_limit <= 1))
-		return to_stack(skb, p);
+		return drop(skb, p, DROP_NO_UNDERLAY, way);
+	if (size != BPF_MTU_CHK_RET_SUCCESS) {
+		if (way == FROM_STACK) /* ip6d0 has another MTU than the underlay */
+			return drop(skb, p, DROP_TOO_BIG, way);
+		return to_stack(skb, p, source, destination, DROP_TOO_BIG, way);
+	}
+	if (spent && p->hop_limit <= 1)
+		return to_stack(skb, p, source, destination, DROP_HOP_LIMIT, way);
 
+	if (!write_packet(skb, p, source, destination, spent, way))
+		return drop(skb, p, DROP_MALFORMED, way);
+	skb->tc_index = CARRIED;
+	if (hop->kind == HOP_L3)
+		return bpf_redirect(hop->ifindex, 0);
 	/* redirect_neigh writes MACs of its own, but refuses a frame to a multicast MAC */
-	if (!write_packet(skb, p, spent) || !write_ethernet(skb, hop->mac, hop->source))
-		return drop(DROP_MALFORMED);
-	if (bpf_ktime_get_ns() < hop->trusted_until)
+	if (!write_ethernet(skb, hop->mac, hop->source, way))
+		return drop(skb, p, DROP_MALFORMED, way);
+	if (bpf_ktime_get_coarse_ns() < hop->trusted_until)
 		return bpf_redirect(hop->ifindex, 0);
 
 	struct bpf_redir_neigh neighbour = {.nh_family = 10 /* AF_INET6 */};
@@ -131,33 +170,48 @@ static __always_inline enum drop_reason find(const struct numbers *to, struct ma
 	return DROP_NONE;
 }
 
+static __always_inline struct block *find_block(const struct numbers *to)
+{
+	struct block_id id = {.block = to->machine >> BLOCK_SHIFT, .cell = to->cell};
+
+	return bpf_map_lookup_elem(&blocks, &id);
+}
+
 /* believed is the host that this host believes a machine to be on that is not here: its own entry,
  * else its block's home. 0: nothing is known. */
 static __always_inline __u32 believed(const struct numbers *to)
 {
-	struct block_id block = {.block = to->machine >> BLOCK_SHIFT, .cell = to->cell};
 	struct machine_id id = {.machine = to->machine, .cell = to->cell};
-	struct block *home = bpf_map_lookup_elem(&blocks, &block);
+	struct block *block = find_block(to);
 	struct mover *mover;
 
-	if (home && !home->movers)
-		return home->home;
+	if (block && !block->movers)
+		return block->home;
 	mover = bpf_map_lookup_elem(&moved, &id);
 	if (mover)
 		return mover->host;
-	return home ? home->home : 0;
+	return block ? block->home : 0;
 }
 
 /* locate finds where the destination is: here, if machine->state is delivering after it, else at
  * host. */
 static __always_inline enum drop_reason locate(const struct packet *p, struct machine *machine,
-					       __u32 *host)
+					       __u32 *host, enum way way)
 {
 	enum drop_reason refused;
 
 	if (p->to.network == 0) { /* an endpoint: the machine is the host */
 		*host = p->to.machine;
 		return DROP_NONE;
+	}
+	/* What machines send goes mostly to other hosts, and mostly to machines that never moved. */
+	if (way == FROM_MACHINE) {
+		struct block *block = find_block(&p->to);
+
+		if (block && !block->movers && block->home != own.host) {
+			*host = block->home;
+			return DROP_NONE;
+		}
 	}
 	refused = find(&p->to, machine);
 	if (refused)
@@ -183,6 +237,16 @@ static __always_inline enum drop_reason locate(const struct packet *p, struct ma
 	return *host == p->from.host ? DROP_LOOP : DROP_NONE;
 }
 
+/* is_astray tells a packet that another host sent here for a machine that has left, or was never
+ * here. Who sends to where it arrives sends to the owner, and is to go on doing so until the owner
+ * is another. */
+static __always_inline bool is_astray(const struct packet *p, const struct machine *machine,
+				      enum way way)
+{
+	return is_from_underlay(way) && p->to.network != 0 && p->from.host != 0 &&
+	       machine->state != STATE_DELIVERING && machine->state != STATE_INCOMING;
+}
+
 /* carry takes a packet to where its destination is. p->from.host is the host that it came from. */
 static __always_inline int carry(struct __sk_buff *skb, struct packet *p, enum way way)
 {
@@ -190,12 +254,14 @@ static __always_inline int carry(struct __sk_buff *skb, struct packet *p, enum w
 	enum drop_reason refused;
 	__u32 host;
 
-	refused = locate(p, &machine, &host);
-	if (refused)
-		return drop(refused);
-	if (machine.state == STATE_DELIVERING)
+	refused = locate(p, &machine, &host, way);
+	if (machine.state == STATE_DELIVERING && !refused)
 		return deliver(skb, p, &machine, way);
+	if (is_astray(p, &machine, way) && refused != DROP_NETWORK_MISMATCH)
+		tell_astray(skb, p, way);
+	if (refused)
+		return drop(skb, p, refused, way);
 	if (p->to.network == 0 && host == own.host)
-		return enter_stack(skb, p);
+		return enter_stack(skb, p, way);
 	return forward(skb, p, host, way);
 }

@@ -57,12 +57,23 @@ const (
 	DatapathDropReasonDROP_NO_STACK            DatapathDropReason = 25
 	DatapathDropReasonDROP_NOT_HERE            DatapathDropReason = 26
 	DatapathDropReasonDROP_LOOP                DatapathDropReason = 27
-	DatapathDropReasonDROP_ENDPOINT_RELAY      DatapathDropReason = 28
+	DatapathDropReasonDROP_HOP_LIMIT           DatapathDropReason = 28
 	DatapathDropReasonDROP_UNKNOWN_HOST        DatapathDropReason = 29
 	DatapathDropReasonDROP_NO_UNDERLAY         DatapathDropReason = 30
 	DatapathDropReasonDROP_TOO_BIG             DatapathDropReason = 31
 	DatapathDropReasonDROP_FORWARDED           DatapathDropReason = 32
-	DatapathDropReasonDROP_REASONS             DatapathDropReason = 33
+	DatapathDropReasonDROP_LINK_LOCAL          DatapathDropReason = 33
+	DatapathDropReasonDROP_TUNNELLED           DatapathDropReason = 34
+	DatapathDropReasonDROP_FORGED_HOST         DatapathDropReason = 35
+	DatapathDropReasonDROP_REASONS             DatapathDropReason = 36
+)
+
+type DatapathEventsLostCause uint32
+
+const (
+	DatapathEventsLostCauseLOST_RING_FULL DatapathEventsLostCause = 0
+	DatapathEventsLostCauseLOST_SAMPLED   DatapathEventsLostCause = 1
+	DatapathEventsLostCauseLOST_CAUSES    DatapathEventsLostCause = 2
 )
 
 type DatapathMachine struct {
@@ -98,6 +109,8 @@ type DatapathNextHop struct {
 	Mac          [6]uint8
 	Source       [6]uint8
 	Gateway      [16]uint8
+	Kind         uint8
+	Reserved     [7]uint8
 }
 
 type DatapathPort struct {
@@ -109,6 +122,12 @@ type DatapathPort struct {
 	}
 }
 
+type DatapathSample struct {
+	_      structs.HostLayout
+	Window uint64
+	Sent   uint64
+}
+
 type DatapathSettings struct {
 	_            structs.HostLayout
 	Host         uint32
@@ -118,24 +137,40 @@ type DatapathSettings struct {
 	Cell         uint16
 	GatewayMac   [6]uint8
 	StackMac     [6]uint8
-	Reserved     uint16
+	VerifyMac    uint8
+	Reserved     uint8
+}
+
+type DatapathTold struct {
+	_        structs.HostLayout
+	Machine  uint32
+	Host     uint32
+	Cell     uint16
+	Reserved uint16
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DatapathMapBlocks         = "blocks"
-	DatapathMapDrops          = "drops"
-	DatapathMapHosts          = "hosts"
-	DatapathMapMachines       = "machines"
-	DatapathMapMoved          = "moved"
-	DatapathMapPorts          = "ports"
-	DatapathProgFromElsewhere = "from_elsewhere"
-	DatapathProgFromMachine   = "from_machine"
-	DatapathProgFromStack     = "from_stack"
-	DatapathProgFromUnderlay  = "from_underlay"
-	DatapathVarOwn            = "own"
+	DatapathMapBlocks          = "blocks"
+	DatapathMapDrops           = "drops"
+	DatapathMapEvents          = "events"
+	DatapathMapEventsLost      = "events_lost"
+	DatapathMapHosts           = "hosts"
+	DatapathMapMachines        = "machines"
+	DatapathMapMoved           = "moved"
+	DatapathMapPorts           = "ports"
+	DatapathMapSamples         = "samples"
+	DatapathMapTold            = "told"
+	DatapathProgFromElsewhere  = "from_elsewhere"
+	DatapathProgFromMachine    = "from_machine"
+	DatapathProgFromStack      = "from_stack"
+	DatapathProgFromUnderlay   = "from_underlay"
+	DatapathProgFromUnderlayL3 = "from_underlay_l3"
+	DatapathProgToUnderlay     = "to_underlay"
+	DatapathProgToUnderlayL3   = "to_underlay_l3"
+	DatapathVarOwn             = "own"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -180,22 +215,29 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
-	FromElsewhere *ebpf.ProgramSpec `ebpf:"from_elsewhere"`
-	FromMachine   *ebpf.ProgramSpec `ebpf:"from_machine"`
-	FromStack     *ebpf.ProgramSpec `ebpf:"from_stack"`
-	FromUnderlay  *ebpf.ProgramSpec `ebpf:"from_underlay"`
+	FromElsewhere  *ebpf.ProgramSpec `ebpf:"from_elsewhere"`
+	FromMachine    *ebpf.ProgramSpec `ebpf:"from_machine"`
+	FromStack      *ebpf.ProgramSpec `ebpf:"from_stack"`
+	FromUnderlay   *ebpf.ProgramSpec `ebpf:"from_underlay"`
+	FromUnderlayL3 *ebpf.ProgramSpec `ebpf:"from_underlay_l3"`
+	ToUnderlay     *ebpf.ProgramSpec `ebpf:"to_underlay"`
+	ToUnderlayL3   *ebpf.ProgramSpec `ebpf:"to_underlay_l3"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
-	Blocks   *ebpf.MapSpec `ebpf:"blocks"`
-	Drops    *ebpf.MapSpec `ebpf:"drops"`
-	Hosts    *ebpf.MapSpec `ebpf:"hosts"`
-	Machines *ebpf.MapSpec `ebpf:"machines"`
-	Moved    *ebpf.MapSpec `ebpf:"moved"`
-	Ports    *ebpf.MapSpec `ebpf:"ports"`
+	Blocks     *ebpf.MapSpec `ebpf:"blocks"`
+	Drops      *ebpf.MapSpec `ebpf:"drops"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	EventsLost *ebpf.MapSpec `ebpf:"events_lost"`
+	Hosts      *ebpf.MapSpec `ebpf:"hosts"`
+	Machines   *ebpf.MapSpec `ebpf:"machines"`
+	Moved      *ebpf.MapSpec `ebpf:"moved"`
+	Ports      *ebpf.MapSpec `ebpf:"ports"`
+	Samples    *ebpf.MapSpec `ebpf:"samples"`
+	Told       *ebpf.MapSpec `ebpf:"told"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -225,22 +267,30 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
-	Blocks   *ebpf.Map `ebpf:"blocks"`
-	Drops    *ebpf.Map `ebpf:"drops"`
-	Hosts    *ebpf.Map `ebpf:"hosts"`
-	Machines *ebpf.Map `ebpf:"machines"`
-	Moved    *ebpf.Map `ebpf:"moved"`
-	Ports    *ebpf.Map `ebpf:"ports"`
+	Blocks     *ebpf.Map `ebpf:"blocks"`
+	Drops      *ebpf.Map `ebpf:"drops"`
+	Events     *ebpf.Map `ebpf:"events"`
+	EventsLost *ebpf.Map `ebpf:"events_lost"`
+	Hosts      *ebpf.Map `ebpf:"hosts"`
+	Machines   *ebpf.Map `ebpf:"machines"`
+	Moved      *ebpf.Map `ebpf:"moved"`
+	Ports      *ebpf.Map `ebpf:"ports"`
+	Samples    *ebpf.Map `ebpf:"samples"`
+	Told       *ebpf.Map `ebpf:"told"`
 }
 
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Blocks,
 		m.Drops,
+		m.Events,
+		m.EventsLost,
 		m.Hosts,
 		m.Machines,
 		m.Moved,
 		m.Ports,
+		m.Samples,
+		m.Told,
 	)
 }
 
@@ -255,10 +305,13 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
-	FromElsewhere *ebpf.Program `ebpf:"from_elsewhere"`
-	FromMachine   *ebpf.Program `ebpf:"from_machine"`
-	FromStack     *ebpf.Program `ebpf:"from_stack"`
-	FromUnderlay  *ebpf.Program `ebpf:"from_underlay"`
+	FromElsewhere  *ebpf.Program `ebpf:"from_elsewhere"`
+	FromMachine    *ebpf.Program `ebpf:"from_machine"`
+	FromStack      *ebpf.Program `ebpf:"from_stack"`
+	FromUnderlay   *ebpf.Program `ebpf:"from_underlay"`
+	FromUnderlayL3 *ebpf.Program `ebpf:"from_underlay_l3"`
+	ToUnderlay     *ebpf.Program `ebpf:"to_underlay"`
+	ToUnderlayL3   *ebpf.Program `ebpf:"to_underlay_l3"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -267,6 +320,9 @@ func (p *DatapathPrograms) Close() error {
 		p.FromMachine,
 		p.FromStack,
 		p.FromUnderlay,
+		p.FromUnderlayL3,
+		p.ToUnderlay,
+		p.ToUnderlayL3,
 	)
 }
 

@@ -1,33 +1,29 @@
 //go:build ignore
 
-/* The translation datapath. docs/ARCHITECTURE.md, "A packet's way", is the text to these programs.
+/* The translation datapath. docs/DATAPATH.md is the text to these programs.
  *
- *	from_machine	ingress of a machine's port
- *	from_underlay	ingress of the underlay's device
- *	from_stack	ingress of ip6d0's peer: what the host's own stack sends into ip6d0
- *	from_elsewhere	egress of ip6d0: only refuses what the host forwards there for others
+ *	from_machine		ingress of a machine's port
+ *	from_underlay		ingress of the underlay's device
+ *	from_underlay_l3	the same, of a device without a link layer
+ *	from_stack		ingress of ip6d0's peer: what the host's own stack sends into ip6d0
+ *	from_elsewhere		egress of ip6d0: refuses what the host forwards there for others
+ *	to_underlay		egress of the underlay's device: refuses what the host forwards there
+ *				for others in its own name
+ *	to_underlay_l3		the same, of a device without a link layer
  *
- * Each of the first three reads the packet, refuses by name what it does not carry, and leaves the
+ * Each of the first four reads the packet, refuses by name what it does not carry, and leaves the
  * rest to carry(). */
 
-#include "carry.h"
-
-#define LINK_LOCAL	   0xfe80000000000000 /* fe80::/64 (RFC 4291 section 2.5.6) */
-#define GATEWAY_SOLICITED  0x00000001ff000001 /* low half of ff02::1:ff00:1 */
-#define LINK_LOCAL_SCOPE   0xff02000000000000
-#define ROUTER_SOLICIT	   133
-#define NEIGHBOUR_SOLICIT  135
-#define NEIGHBOUR_ADVERT   136
-#define DISCOVERY_HOPLIMIT 255 /* RFC 4861 section 7.1 */
-
-static __always_inline bool same(struct address a, struct address b)
-{
-	return a.high == b.high && a.low == b.low;
-}
+#include "discovery.h"
 
 static __always_inline bool is_multicast(struct address a)
 {
 	return a.high >> 56 == 0xff;
+}
+
+static __always_inline bool is_link_local(struct address a)
+{
+	return a.high >> 54 == 0xfe80 >> 6; /* fe80::/10 (RFC 4291 section 2.4) */
 }
 
 static __always_inline enum drop_reason ether_type(__u32 protocol)
@@ -44,31 +40,6 @@ static __always_inline enum drop_reason ether_type(__u32 protocol)
 		return DROP_VLAN_TAGGED;
 	}
 	return DROP_ETHER_TYPE;
-}
-
-/* is_discovery tells neighbour discovery with the gateway. A solicitation's source is the
- * link-local address, or the one that the packet to be sent has (RFC 4861 section 7.2.2): the
- * stable one. Extension headers never occur there, so none are looked behind. */
-static __always_inline bool is_discovery(struct __sk_buff *skb, const struct packet *p,
-					 const struct port *port)
-{
-	__u8 type;
-
-	if (p->next_header != PROTOCOL_ICMPV6 || p->hop_limit != DISCOVERY_HOPLIMIT)
-		return false;
-	if (p->source.high != LINK_LOCAL && !same(p->source, port->stable))
-		return false;
-	if (p->destination.high == LINK_LOCAL) { /* the gateway */
-		if (p->destination.low != 1)
-			return false;
-	} else if (p->destination.high != LINK_LOCAL_SCOPE ||
-		   (p->destination.low != 2 && p->destination.low != GATEWAY_SOLICITED)) {
-		return false;
-	}
-	if (L3 + sizeof(struct ipv6hdr) >= p->end ||
-	    bpf_skb_load_bytes(skb, L3 + sizeof(struct ipv6hdr), &type, sizeof(type)))
-		return false;
-	return type == ROUTER_SOLICIT || type == NEIGHBOUR_SOLICIT || type == NEIGHBOUR_ADVERT;
 }
 
 /* read_sent checks what sender, a stable address of this host, sends: to where, and what. */
@@ -164,68 +135,100 @@ static __always_inline enum drop_reason read_answer(struct __sk_buff *skb, struc
 SEC("tcx/ingress")
 int from_machine(struct __sk_buff *skb)
 {
+	const enum way way = FROM_MACHINE;
 	struct packet p = {};
 	enum drop_reason refused;
 	struct port *port;
 	__u32 ifindex = skb->ifindex;
 
 	if (skb->vlan_present)
-		return drop(DROP_VLAN_TAGGED);
+		return drop(skb, &p, DROP_VLAN_TAGGED, way);
 	refused = ether_type(skb->protocol);
 	if (refused)
-		return drop(refused);
-	refused = read_packet(skb, &p);
+		return drop(skb, &p, refused, way);
+	refused = read_packet(skb, &p, way);
 	if (refused)
-		return drop(refused);
+		return drop(skb, &p, refused, way);
 	port = bpf_map_lookup_elem(&ports, &ifindex);
 	if (!port)
-		return drop(DROP_UNKNOWN_PORT);
+		return drop(skb, &p, DROP_UNKNOWN_PORT, way);
 
-	if (is_discovery(skb, &p, port))
-		return NEXT;
-	if (is_multicast(p.destination))
-		return drop(DROP_MULTICAST);
+	/* in this order, as one comparison tells that a packet is none of these */
+	if (!same(p.source, port->stable) || prefix(p.destination) != own.stable) {
+		if (asks_for_gateway(skb, &p, port->stable))
+			return answer(skb, &p, way);
+		if (is_multicast(p.destination))
+			return drop(skb, &p, DROP_MULTICAST, way);
+		if (is_link_local(p.source) || is_link_local(p.destination))
+			return drop(skb, &p, DROP_LINK_LOCAL, way);
+	}
 	refused = read_sent(skb, &p, port->stable);
 	if (refused)
-		return drop(refused);
-	return carry(skb, &p, FROM_MACHINE);
+		return drop(skb, &p, refused, way);
+	return carry(skb, &p, way);
 }
 
-SEC("tcx/ingress")
-int from_underlay(struct __sk_buff *skb)
+/* is_forged tells a neighbour on the underlay's link that says it is another host than it is. */
+static __always_inline bool is_forged(struct __sk_buff *skb, __u32 host)
+{
+	struct next_hop *hop = bpf_map_lookup_elem(&hosts, &host);
+	struct ethhdr *eth = (void *)(long)skb->data;
+
+	if (!hop || hop->kind != HOP_NEIGHBOUR || bpf_ktime_get_coarse_ns() >= hop->trusted_until)
+		return false;
+	return (void *)(eth + 1) <= (void *)(long)skb->data_end &&
+	       __builtin_memcmp(eth->h_source, hop->mac, ETH_ALEN) != 0;
+}
+
+static __always_inline int receive(struct __sk_buff *skb, enum way way)
 {
 	struct packet p = {};
 	enum drop_reason refused;
 
-	/* a tagged frame is for the VLAN's device, and one to another MAC for nobody here */
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->vlan_present ||
-	    skb->pkt_type == PACKET_OTHERHOST)
+	/* what has a VLAN's tag is for the VLAN's device; VLAN 0 is none, only a priority (IEEE
+	 * 802.1Q). What is to another MAC is for nobody here. */
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
+	    (skb->vlan_present && skb->vlan_tci & VLAN_ID) || skb->pkt_type == PACKET_OTHERHOST)
 		return NEXT;
-	if (read_packet(skb, &p))
+	if (read_packet(skb, &p, way))
 		return NEXT; /* the stack drops it */
 
 	if (prefix(p.source) == own.stable)
-		return drop(DROP_STABLE_SOURCE);
+		return drop(skb, &p, DROP_STABLE_SOURCE, way);
 	if (prefix(p.destination) == own.stable)
-		return drop(DROP_STABLE_DESTINATION);
+		return drop(skb, &p, DROP_STABLE_DESTINATION, way);
 	if (!is_ours(p.destination))
 		return NEXT;
 	if (!read_routing(p.destination, &p.to))
-		return drop(DROP_INVALID_DESTINATION);
+		return drop(skb, &p, DROP_INVALID_DESTINATION, way);
 	if (is_control(p.destination))
 		return NEXT;
 
 	p.outside = prefix(p.source) != own.routing || is_control(p.source);
 	if (prefix(p.source) == own.routing) {
 		if (!read_routing(p.source, &p.from))
-			return drop(DROP_INVALID_SOURCE);
+			return drop(skb, &p, DROP_INVALID_SOURCE, way);
 		if (p.from.host == own.host)
-			return drop(DROP_OWN_SOURCE);
+			return drop(skb, &p, DROP_OWN_SOURCE, way);
+		if (way == FROM_UNDERLAY && own.verify_mac && is_forged(skb, p.from.host))
+			return drop(skb, &p, DROP_FORGED_HOST, way);
 	}
 	refused = read_received(skb, &p);
 	if (refused)
-		return drop(refused);
-	return carry(skb, &p, FROM_UNDERLAY);
+		return drop(skb, &p, refused, way);
+	return carry(skb, &p, way);
+}
+
+SEC("tcx/ingress")
+int from_underlay(struct __sk_buff *skb)
+{
+	return receive(skb, FROM_UNDERLAY);
+}
+
+SEC("tcx/ingress")
+int from_underlay_l3(struct __sk_buff *skb)
+{
+	return receive(skb, FROM_UNDERLAY_L3);
 }
 
 SEC("tcx/ingress")
@@ -233,25 +236,26 @@ int from_stack(struct __sk_buff *skb)
 {
 	struct address endpoint =
 		stable_address((struct numbers){.machine = own.host, .cell = own.cell});
+	const enum way way = FROM_STACK;
 	struct packet p = {};
 	enum drop_reason refused;
 
 	refused = ether_type(skb->protocol);
 	if (refused)
-		return drop(refused);
-	refused = read_packet(skb, &p);
+		return drop(skb, &p, refused, way);
+	refused = read_packet(skb, &p, way);
 	if (refused)
-		return drop(refused);
+		return drop(skb, &p, refused, way);
 	if (is_multicast(p.destination))
-		return drop(DROP_MULTICAST);
+		return drop(skb, &p, DROP_MULTICAST, way);
 
 	if (prefix(p.destination) == own.stable)
 		refused = read_sent(skb, &p, endpoint);
 	else
 		refused = read_answer(skb, &p, endpoint);
 	if (refused)
-		return drop(refused);
-	return carry(skb, &p, FROM_STACK);
+		return drop(skb, &p, refused, way);
+	return carry(skb, &p, way);
 }
 
 /* Whoever could have this host forward a packet into ip6d0 could speak as its endpoint, and so to
@@ -259,7 +263,39 @@ int from_stack(struct __sk_buff *skb)
 SEC("tcx/egress")
 int from_elsewhere(struct __sk_buff *skb)
 {
-	return skb->ingress_ifindex ? drop(DROP_FORWARDED) : NEXT;
+	struct packet p = {};
+
+	if (!skb->ingress_ifindex)
+		return NEXT;
+	read_packet(skb, &p, FROM_ELSEWHERE); /* for the event */
+	return drop(skb, &p, DROP_FORWARDED, FROM_ELSEWHERE);
+}
+
+/* Whoever could have this host forward a packet to the underlay under an address of its /48 could
+ * speak as any machine. */
+static __always_inline int send(struct __sk_buff *skb, enum way way)
+{
+	struct packet p = {};
+
+	if (skb->tc_index == CARRIED || !skb->ingress_ifindex)
+		return NEXT;
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || read_packet(skb, &p, way))
+		return NEXT;
+	if (!is_ours(p.source) && prefix(p.source) != own.stable)
+		return NEXT;
+	return drop(skb, &p, DROP_FORWARDED, way);
+}
+
+SEC("tcx/egress")
+int to_underlay(struct __sk_buff *skb)
+{
+	return send(skb, FROM_ELSEWHERE);
+}
+
+SEC("tcx/egress")
+int to_underlay_l3(struct __sk_buff *skb)
+{
+	return send(skb, FROM_ELSEWHERE_L3);
 }
 
 char _license[] SEC("license") = "GPL";

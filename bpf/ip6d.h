@@ -22,7 +22,8 @@ struct settings {
 	__u16 cell;	     /* of this host's endpoint */
 	__u8 gateway_mac[6]; /* of every port, and so the source of every frame into one */
 	__u8 stack_mac[6];   /* of ip6d0 */
-	__u16 reserved;
+	__u8 verify_mac; /* 1: a neighbour may speak only as the host that its MAC is known of */
+	__u8 reserved;
 };
 
 /* Key of `machines` and `moved`. */
@@ -75,14 +76,21 @@ struct mover {
 /* `blocks` */
 struct block {
 	__u32 home;
-	__u32 movers; /* entries of `moved` in this block: with none, there is no need to look there
-		       */
+	__u32 movers; /* entries of `moved` and `machines` in this block: with none, every machine of it
+		       * is at home, and no other map need be asked */
 };
 
 /* `ports`: who may send on a device. */
 struct port {
 	struct address stable;
 };
+
+/* Who is at the other end of the underlay's device. */
+enum hop_kind {
+	HOP_ROUTER = 1, /* a router, by whose MAC no host can be told */
+	HOP_NEIGHBOUR,	/* the host itself */
+	HOP_L3,		/* whoever the device finds: it has no link layer, as WireGuard */
+} __attribute__((packed));
 
 /* `hosts`: how the underlay reaches a host. */
 struct next_hop {
@@ -92,6 +100,8 @@ struct next_hop {
 	__u8 mac[6];	     /* of the gateway */
 	__u8 source[6];	     /* of the underlay device */
 	__u8 gateway[16];    /* the next hop's address on that device */
+	enum hop_kind kind;
+	__u8 reserved[7];
 };
 
 /* Why a packet was refused: the index in `drops`. The name is what users see, in lower case and
@@ -110,7 +120,7 @@ enum drop_reason {
 	DROP_ROUTING_DESTINATION, /* a machine wrote a routing address */
 	DROP_NO_EGRESS,		  /* a destination outside of the fleet */
 	DROP_OTHER_NETWORK,	  /* source and destination are of different networks */
-	DROP_NEIGHBOUR_DISCOVERY, /* ICMPv6 133 to 137 beyond the link */
+	DROP_NEIGHBOUR_DISCOVERY, /* ICMPv6 133 to 137, but a solicitation of the gateway */
 
 	/* what cannot be read, or hides what it is */
 	DROP_MALFORMED,		/* its headers contradict its length, or its protocol */
@@ -133,11 +143,53 @@ enum drop_reason {
 	DROP_NO_STACK,	       /* for this host's endpoint, without ip6d0 */
 	DROP_NOT_HERE,	       /* and no other place to go */
 	DROP_LOOP,	       /* believed to be where it came from */
-	DROP_ENDPOINT_RELAY,   /* an endpoint's, to be forwarded under another host's id */
+	DROP_HOP_LIMIT,	       /* used up; the sender is told */
 	DROP_UNKNOWN_HOST,     /* not in `hosts` */
 	DROP_NO_UNDERLAY,      /* the device to that host has gone */
-	DROP_TOO_BIG,	       /* the host's own, for the underlay */
-	DROP_FORWARDED,	       /* into ip6d0, from another device of this host */
+	DROP_TOO_BIG,	       /* for the underlay or the port; the sender is told */
+	DROP_FORWARDED, /* into ip6d0 or the underlay in this host's name, from another device */
+
+	DROP_LINK_LOCAL,  /* from or to a link-local address, but the gateway's discovery */
+	DROP_TUNNELLED,	  /* a packet in a packet, for a host's endpoint */
+	DROP_FORGED_HOST, /* on the underlay, from a neighbour that is not the host it says */
 
 	DROP_REASONS, /* how many there are */
+};
+
+/* The way a packet came into the datapath; a constant in each program. */
+enum way {
+	FROM_MACHINE = 1,
+	FROM_UNDERLAY,
+	FROM_UNDERLAY_L3, /* a device without a link layer */
+	FROM_STACK,
+	FROM_ELSEWHERE, /* this host forwarded it for others */
+	FROM_ELSEWHERE_L3,
+} __attribute__((packed));
+
+enum event_kind {
+	EVENT_DROP = 1, /* a packet was refused */
+	EVENT_ASTRAY,	/* a host sent a packet here for a machine that is not here */
+} __attribute__((packed));
+
+/* What `events` carries. */
+struct event {
+	__u64 time;	       /* CLOCK_MONOTONIC_COARSE in ns */
+	struct address source; /* as they were when the packet came; all zero where it is not */
+	struct address destination; /* IPv6 or cannot be read */
+	__u32 ifindex; /* of the device it came in by; of the one it left by, FROM_ELSEWHERE */
+	__u32 length;  /* of the frame, in bytes; of all segments together */
+	__u32 host; /* EVENT_ASTRAY: who sent it here, and is to read again where the machine is */
+	enum drop_reason reason; /* EVENT_DROP */
+	enum event_kind kind;
+	enum way way;
+	__u8 next_header; /* of the IPv6 header */
+	__u8 hop_limit;
+	__u32 reserved;
+};
+
+/* Which events were not sent: the index in `events_lost`. */
+enum events_lost_cause {
+	LOST_RING_FULL, /* nobody reads, or not fast enough */
+	LOST_SAMPLED,	/* more than EVENT_BURST of one reason in about a second, on one CPU */
+	LOST_CAUSES,
 };

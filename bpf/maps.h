@@ -56,12 +56,43 @@ struct {
 	__uint(max_entries, DROPS);
 } drops SEC(".maps");
 
-/* drop counts a refusal and is the verdict of the program. */
-static __always_inline int drop(enum drop_reason reason)
-{
-	__u64 *packets = bpf_map_lookup_elem(&drops, &reason);
+/* Events of refused and of misled packets, for the daemon; lost while nobody reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024); /* bytes */
+} events SEC(".maps");
 
-	if (packets)
-		*packets += 1;
-	return 2; /* TC_ACT_SHOT */
-}
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, enum events_lost_cause);
+	__type(value, __u64);
+	__uint(max_entries, 8);
+} events_lost SEC(".maps");
+
+/* How many events of a reason this CPU has sent in the current window. */
+struct sample {
+	__u64 window;
+	__u64 sent;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, enum drop_reason);
+	__type(value, struct sample);
+	__uint(max_entries, DROPS);
+} samples SEC(".maps");
+
+/* When a host was last told that a machine is not here. */
+struct told {
+	__u32 machine;
+	__u32 host;
+	__u16 cell;
+	__u16 reserved; /* 0 */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct told);
+	__type(value, __u64); /* CLOCK_MONOTONIC_COARSE in ns */
+	__uint(max_entries, 4096);
+} told SEC(".maps");

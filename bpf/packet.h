@@ -24,33 +24,38 @@
 #define PROTOCOL_AUTH	     51
 #define PROTOCOL_ICMPV6	     58
 #define PROTOCOL_DESTINATION 60
+#define PROTOCOL_IPV4	     4
+#define PROTOCOL_IPV6	     41
+#define PROTOCOL_GRE	     47
+#define PROTOCOL_ETHERNET    143 /* RFC 8986 section 4 */
 
 /* A longer chain of extension headers than this is refused: nobody sends one, but to hide what
  * follows. */
 #define MAX_EXTENSION_HEADERS 6
 
-/* Where IPv6 begins: behind an Ethernet header, on every kind of device so far. */
-#define L3 ETH_HLEN
-
 #define ICMPV6_HEADER 8
 #define LAST_ERROR    4 /* ICMPv6 1 to 4 are the errors (RFC 4443 section 2.1) */
+
+#define VLAN_ID 0x0fff /* of skb->vlan_tci */
 
 #define PACKET_HOST	 0 /* linux/if_packet.h */
 #define PACKET_OTHERHOST 3
 
 /* A packet, as far as anything is decided on it. Offsets are from the start of the frame. */
 struct packet {
-	struct address source;
+	struct address source; /* as it came, and so is the destination */
 	struct address destination;
 	struct numbers from;
 	struct numbers to;
+	__u32 l3;    /* where the IPv6 header begins: 0 on a device without a link layer */
 	__u32 end;   /* of the IPv6 packet; what follows is padding */
 	__u32 upper; /* of the ICMPv6 header, where icmpv6 is not 0 */
 	__u8 next_header;
 	__u8 hop_limit;
-	__u8 icmpv6;   /* type; 0: not ICMPv6, or not its first fragment */
-	bool fragment; /* of a larger packet */
-	bool outside;  /* the source is nobody's: from is not known, but perhaps its host */
+	__u8 icmpv6;	     /* type; 0: not ICMPv6, or not its first fragment */
+	__u8 upper_protocol; /* behind the extension headers; ICMPv6 and before: not looked for */
+	bool fragment;	     /* of a larger packet */
+	bool outside;	     /* the source is nobody's: from is not known, but perhaps its host */
 };
 
 /* swap turns an address as it is on the wire into numbers, and back. */
@@ -69,11 +74,16 @@ static __always_inline void write_address(struct in6_addr *to, struct address a)
 	*(struct address *)to = swap(a);
 }
 
-/* ip_header returns the IPv6 header, or NULL. Pointers into the packet from before are void after
- * it. */
-static __always_inline struct ipv6hdr *ip_header(struct __sk_buff *skb)
+static __always_inline __u32 l3_of(enum way way)
 {
-	const __u32 length = L3 + sizeof(struct ipv6hdr);
+	return way == FROM_UNDERLAY_L3 || way == FROM_ELSEWHERE_L3 ? 0 : ETH_HLEN;
+}
+
+/* ip_header returns the IPv6 header at l3, or NULL. Pointers into the packet from before are void
+ * after it. */
+static __always_inline struct ipv6hdr *ip_header(struct __sk_buff *skb, __u32 l3)
+{
+	const __u32 length = l3 + sizeof(struct ipv6hdr);
 	void *data = (void *)(long)skb->data;
 
 	/* headers may be in a page: from a TAP, a packet socket, some drivers */
@@ -82,23 +92,26 @@ static __always_inline struct ipv6hdr *ip_header(struct __sk_buff *skb)
 	data = (void *)(long)skb->data;
 	if (data + length > (void *)(long)skb->data_end)
 		return NULL;
-	return data + L3;
+	return data + l3;
 }
 
 /* read_packet reads the IPv6 header. */
-static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struct packet *p)
+static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struct packet *p,
+						    enum way way)
 {
-	struct ipv6hdr *ip = ip_header(skb);
+	const __u32 l3 = l3_of(way);
+	struct ipv6hdr *ip = ip_header(skb, l3);
 	__u32 length;
 
 	if (!ip || ip->version != 6)
 		return DROP_MALFORMED;
+	p->l3 = l3;
 	p->source = read_address(&ip->saddr);
 	p->destination = read_address(&ip->daddr);
 	p->next_header = ip->nexthdr;
 	p->hop_limit = ip->hop_limit;
 	length = bpf_ntohs(ip->payload_len);
-	p->end = L3 + sizeof(*ip) + length;
+	p->end = l3 + sizeof(*ip) + length;
 	if (p->end > skb->len)
 		return DROP_MALFORMED;
 	if (length == 0 && p->next_header == PROTOCOL_HOP_BY_HOP)
@@ -106,12 +119,16 @@ static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struc
 	return DROP_NONE;
 }
 
-/* read_upper finds the type of an ICMPv6 message behind any extension headers. Where the type would
- * be in a later fragment the packet is refused: whoever reassembles it would see what was not
- * looked at (RFC 7112). */
-static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool is_extension(__u8 next)
 {
-	__u32 offset = L3 + sizeof(struct ipv6hdr);
+	return next == PROTOCOL_HOP_BY_HOP || next == PROTOCOL_ROUTING ||
+	       next == PROTOCOL_FRAGMENT || next == PROTOCOL_AUTH || next == PROTOCOL_DESTINATION;
+}
+
+/* read_extensions is read_upper for packets in which there is something to read. */
+static __noinline enum drop_reason read_extensions(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 offset = p->l3 + sizeof(struct ipv6hdr);
 	__u8 next = p->next_header;
 	__u8 header[4];
 
@@ -119,18 +136,11 @@ static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct pack
 	for (int i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
 		__u32 length;
 
-		switch (next) {
-		case PROTOCOL_ROUTING:
+		p->upper_protocol = next;
+		if (next == PROTOCOL_ROUTING)
 			return DROP_ROUTING_HEADER;
-		case PROTOCOL_HOP_BY_HOP:
-		case PROTOCOL_FRAGMENT:
-		case PROTOCOL_AUTH:
-		case PROTOCOL_ICMPV6:
-		case PROTOCOL_DESTINATION:
-			break;
-		default:
+		if (next != PROTOCOL_ICMPV6 && !is_extension(next))
 			return DROP_NONE;
-		}
 		if (offset + sizeof(header) > p->end ||
 		    bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
 			return DROP_MALFORMED;
@@ -141,6 +151,7 @@ static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct pack
 			return DROP_NONE;
 		case PROTOCOL_FRAGMENT: /* RFC 8200 section 4.5 */
 			p->fragment = true;
+			p->upper_protocol = header[0];
 			if (header[2] || header[3] & 0xf8)
 				return DROP_NONE;
 			length = 8;
@@ -155,6 +166,24 @@ static __noinline enum drop_reason read_upper(struct __sk_buff *skb, struct pack
 		offset += length;
 	}
 	return DROP_EXTENSION_HEADERS;
+}
+
+/* read_upper finds what is behind any extension headers, and the type where that is ICMPv6. Where
+ * the type would be in a later fragment the packet is refused: whoever reassembles it would see
+ * what was not looked at (RFC 7112). */
+static __always_inline enum drop_reason read_upper(struct __sk_buff *skb, struct packet *p)
+{
+	if (p->next_header == PROTOCOL_ICMPV6 || is_extension(p->next_header))
+		return read_extensions(skb, p);
+	p->upper_protocol = p->next_header;
+	return DROP_NONE;
+}
+
+/* is_tunnelled tells a packet in a packet, which a host's stack might unpack and take for its own. */
+static __always_inline bool is_tunnelled(const struct packet *p)
+{
+	return p->upper_protocol == PROTOCOL_IPV4 || p->upper_protocol == PROTOCOL_IPV6 ||
+	       p->upper_protocol == PROTOCOL_GRE || p->upper_protocol == PROTOCOL_ETHERNET;
 }
 
 static __always_inline bool is_discovery_type(__u8 icmpv6)
@@ -215,14 +244,16 @@ static __noinline bool translate_embedded(struct __sk_buff *skb, const struct pa
 /* write_packet writes the addresses, and the hop limit less spent (0 or 1). Addresses leave
  * skb->csum as it is; the hop limit is the low half of its 16-bit word, and one less is ~1 more in
  * one's complement. */
-static __always_inline bool write_packet(struct __sk_buff *skb, const struct packet *p, __u8 spent)
+static __always_inline bool write_packet(struct __sk_buff *skb, const struct packet *p,
+					 struct address source, struct address destination,
+					 __u8 spent, enum way way)
 {
-	struct ipv6hdr *ip = ip_header(skb);
+	struct ipv6hdr *ip = ip_header(skb, l3_of(way));
 
 	if (!ip)
 		return false;
-	write_address(&ip->saddr, p->source);
-	write_address(&ip->daddr, p->destination);
+	write_address(&ip->saddr, source);
+	write_address(&ip->daddr, destination);
 	if (spent) {
 		ip->hop_limit = p->hop_limit - 1;
 		bpf_csum_update(skb, (__u16)~bpf_htons(1)); /* fails unless CHECKSUM_COMPLETE */
@@ -236,15 +267,22 @@ static __always_inline void copy_mac(__u8 *to, const volatile __u8 *from)
 	*(__u16 *)(to + 4) = *(const volatile __u16 *)(from + 4);
 }
 
+/* write_ethernet writes the MACs; into a header that it makes first, where the device had none. It
+ * comes after all else that is written: pointers and p->l3 are void after it. */
 static __always_inline bool write_ethernet(struct __sk_buff *skb, const volatile __u8 *destination,
-					   const volatile __u8 *source)
+					   const volatile __u8 *source, enum way way)
 {
-	struct ethhdr *eth = (void *)(long)skb->data;
+	struct ethhdr *eth;
 
+	if (!l3_of(way) && bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return false;
+	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return false;
 	copy_mac(eth->h_dest, destination);
 	copy_mac(eth->h_source, source);
+	if (!l3_of(way))
+		eth->h_proto = bpf_htons(ETH_P_IPV6);
 	return true;
 }
 

@@ -180,6 +180,10 @@ func (a *Agent) nextHop(h addr.Host) nat.NextHop {
 		Ifindex: a.underlay.ifindex,
 		Gateway: a.gateways[h],
 		Source:  a.underlay.mac,
+		Kind:    nat.HopRouter,
+	}
+	if hop.Gateway == a.peers[h] {
+		hop.Kind = nat.HopNeighbour
 	}
 	if n := a.neighbours[hop.Gateway]; n.known() {
 		hop.MAC, hop.Trusted = n.mac, a.trust()

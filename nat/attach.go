@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 
 	"ip6d/addr"
 	"ip6d/bpf"
@@ -55,18 +56,38 @@ func (d *Datapath) DetachPort(ifindex int) error {
 	)
 }
 
-// AttachUnderlay attaches to a device that carries routing addresses. Doing it again updates.
+// AttachUnderlay attaches to a device of the caller's network namespace that carries routing addresses: Ethernet, or
+// one without a link layer, as WireGuard's. Doing it again updates.
 func (d *Datapath) AttachUnderlay(ifindex int) error {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return fmt.Errorf("attach to device %d: %w", ifindex, err)
+	}
+	in, out := fromUnderlay, toUnderlay
+	if IsL3(l) {
+		in, out = fromUnderlayL3, toUnderlayL3
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.attach(fromUnderlay, ifindex)
+	// what leaves is guarded before anything comes
+	if err := d.attach(out, ifindex); err != nil {
+		return err
+	}
+	return d.attach(in, ifindex)
 }
+
+// IsL3 reports whether frames on a device begin with IPv6, without a link layer's header.
+func IsL3(l netlink.Link) bool { return l.Attrs().EncapType == "none" }
 
 // DetachUnderlay undoes AttachUnderlay. It succeeds when the device is gone.
 func (d *Datapath) DetachUnderlay(ifindex int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.detach(fromUnderlay, ifindex)
+	var errs []error
+	for _, program := range underlayPrograms {
+		errs = append(errs, d.detach(program, ifindex))
+	}
+	return errors.Join(errs...)
 }
 
 // AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives; and to ip6d0
@@ -84,9 +105,12 @@ func (d *Datapath) AttachStack(peer int) error {
 
 // Attachment is a program on a device.
 type Attachment struct {
-	Program string // from_machine, from_underlay, from_stack or from_elsewhere
+	Program string // as in bpf/ip6d.c
 	Ifindex int
 }
+
+// IsUnderlay reports whether it is one that AttachUnderlay makes.
+func (a Attachment) IsUnderlay() bool { return slices.Contains(underlayPrograms, a.Program) }
 
 // Attachments lists what is attached.
 func (d *Datapath) Attachments() ([]Attachment, error) {
@@ -106,18 +130,26 @@ func (d *Datapath) Attachments() ([]Attachment, error) {
 }
 
 const (
-	fromMachine   = bpf.DatapathProgFromMachine
-	fromUnderlay  = bpf.DatapathProgFromUnderlay
-	fromStack     = bpf.DatapathProgFromStack
-	fromElsewhere = bpf.DatapathProgFromElsewhere
+	fromMachine    = bpf.DatapathProgFromMachine
+	fromUnderlay   = bpf.DatapathProgFromUnderlay
+	fromUnderlayL3 = bpf.DatapathProgFromUnderlayL3
+	fromStack      = bpf.DatapathProgFromStack
+	fromElsewhere  = bpf.DatapathProgFromElsewhere
+	toUnderlay     = bpf.DatapathProgToUnderlay
+	toUnderlayL3   = bpf.DatapathProgToUnderlayL3
 )
+
+var underlayPrograms = []string{fromUnderlay, fromUnderlayL3, toUnderlay, toUnderlayL3}
 
 func (d *Datapath) programs() map[string]*ebpf.Program {
 	return map[string]*ebpf.Program{
-		fromMachine:   d.objects.FromMachine,
-		fromUnderlay:  d.objects.FromUnderlay,
-		fromStack:     d.objects.FromStack,
-		fromElsewhere: d.objects.FromElsewhere,
+		fromMachine:    d.objects.FromMachine,
+		fromUnderlay:   d.objects.FromUnderlay,
+		fromUnderlayL3: d.objects.FromUnderlayL3,
+		fromStack:      d.objects.FromStack,
+		fromElsewhere:  d.objects.FromElsewhere,
+		toUnderlay:     d.objects.ToUnderlay,
+		toUnderlayL3:   d.objects.ToUnderlayL3,
 	}
 }
 
@@ -171,7 +203,7 @@ func (d *Datapath) attach(program string, ifindex int) error {
 		return err
 	}
 	hook := ebpf.AttachTCXIngress
-	if program == fromElsewhere {
+	if program == fromElsewhere || program == toUnderlay || program == toUnderlayL3 {
 		hook = ebpf.AttachTCXEgress
 	}
 	// at the head: what a machine sends is refused before anything else on the device looks at it
@@ -242,7 +274,7 @@ func (a Attachment) path(dir string) string {
 func parseAttachment(name string) (Attachment, error) {
 	program, number, _ := strings.Cut(name, "-")
 	ifindex, err := strconv.Atoi(number)
-	known := []string{fromMachine, fromUnderlay, fromStack, fromElsewhere}
+	known := append([]string{fromMachine, fromStack, fromElsewhere}, underlayPrograms...)
 	if err != nil || !slices.Contains(known, program) {
 		return Attachment{}, fmt.Errorf("pinned link %q: is not named PROGRAM-IFINDEX", name)
 	}

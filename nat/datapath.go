@@ -34,6 +34,10 @@ type Options struct {
 	// Stack is the ifindex of ip6d0. 0: packets for this host's endpoint are refused.
 	Stack int
 
+	// VerifyMAC refuses what comes from a neighbour on the underlay's link in the name of another host than the one
+	// that has its MAC. Not for links on which a host sends from several MACs, as some bonds do.
+	VerifyMAC bool
+
 	GatewayMAC net.HardwareAddr     // of every port; nil: GatewayMAC()
 	Sizes      Sizes                // of the maps
 	Monotonic  func() time.Duration // CLOCK_MONOTONIC, as the programs read it; nil: the kernel's
@@ -61,7 +65,7 @@ type Datapath struct {
 	objects   bpf.DatapathObjects
 
 	mu     sync.Mutex                     // guards reading, comparing and writing an entry as one step, and
-	movers map[bpf.DatapathBlockId]uint32 // how many entries of `moved` each block has
+	movers map[bpf.DatapathBlockId]uint32 // how many entries of `moved` and `machines` each block has
 }
 
 // Open loads the programs. Maps that an earlier process pinned are used as they are, and its links are updated
@@ -217,6 +221,9 @@ func (o Options) settings() (s bpf.DatapathSettings, err error) {
 	s.Stable = firstHextet(o.Plan.StablePrefix())
 	s.Routing = firstHextet(o.Plan.RoutingPrefix())
 	copy(s.GatewayMac[:], mac)
+	if o.VerifyMAC {
+		s.VerifyMac = 1
+	}
 	if o.Stack == 0 {
 		return s, nil
 	}

@@ -136,7 +136,7 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		change(&m)
 		return m
 	}
-	hop := NextHop{Host: 2, Ifindex: 1, Gateway: internet, Source: mac(1)}
+	hop := NextHop{Host: 2, Ifindex: 1, Kind: HopRouter, Gateway: internet, Source: mac(1)}
 	h := func(change func(*NextHop)) NextHop {
 		h := hop
 		change(&h)
@@ -160,8 +160,10 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		"block beyond the last":   d.PutBlock(Block{Cell: 1, Block: addr.MaxBlock + 1, Home: 1}),
 		"next hop to this host":   d.PutHost(h(func(h *NextHop) { h.Host = 1 })),
 		"next hop on no device":   d.PutHost(h(func(h *NextHop) { h.Ifindex = 0 })),
+		"next hop of no kind":     d.PutHost(h(func(h *NextHop) { h.Kind = 0 })),
 		"next hop by IPv4":        d.PutHost(h(func(h *NextHop) { h.Gateway = netip.MustParseAddr("192.0.2.1") })),
 		"next hop without source": d.PutHost(h(func(h *NextHop) { h.Source = nil })),
+		"L3 next hop with a MAC":  d.PutHost(h(func(h *NextHop) { h.Kind = HopL3 })),
 		"next hop to a group":     d.PutHost(h(func(h *NextHop) { h.MAC = []byte{1, 0, 0, 0, 0, 1} })),
 		"port of an endpoint":     d.AttachPort(1, endpoint(1, 1)),
 		"port without a device":   d.AttachPort(0, alice),
@@ -197,7 +199,7 @@ func TestFullMapNamesItsSetting(t *testing.T) {
 			d.PutMachine(here(s, 1)),
 			d.PutMoved(Moved{ID: s.ID(), Host: 2, Epoch: 1}),
 			d.PutBlock(Block{Cell: 1, Block: s.Machine().Block(), Home: 2}),
-			d.PutHost(NextHop{Host: addr.Host(i + 2), Ifindex: 1, Gateway: internet, Source: mac(1)}),
+			d.PutHost(NextHop{Host: addr.Host(i + 2), Ifindex: 1, Kind: HopRouter, Gateway: internet, Source: mac(1)}),
 		}
 		for _, err := range errs {
 			if (err != nil) != (i == 2) {
@@ -269,7 +271,7 @@ func TestEntriesSurviveCloseAndOpen(t *testing.T) {
 	machine.Port = Port{Ifindex: 9, Enter: EnterDevice, MAC: mac(1)}
 	movedEntry := Moved{ID: mover.ID(), Host: 3, Epoch: 2}
 	block := Block{Cell: 1, Block: 2, Home: 2}
-	trusted := NextHop{Host: 2, Ifindex: 4, Gateway: internet, MAC: mac(2), Source: mac(3), Trusted: time.Minute}
+	trusted := NextHop{Host: 2, Ifindex: 4, Kind: HopNeighbour, Gateway: internet, MAC: mac(2), Source: mac(3), Trusted: time.Minute}
 	ok(t, d.PutMachine(machine))
 	ok(t, d.PutMoved(movedEntry))
 	ok(t, d.PutBlock(block))
@@ -429,7 +431,7 @@ func TestAttachingAgainUpdatesInPlace(t *testing.T) {
 	if got := linkIDs(); !reflect.DeepEqual(got, links) {
 		t.Errorf("links are %v, were %v: they were replaced", got, links)
 	}
-	want := []Attachment{{fromMachine, port.index}, {fromUnderlay, underlay.index}}
+	want := []Attachment{{fromMachine, port.index}, {fromUnderlay, underlay.index}, {toUnderlay, underlay.index}}
 	if got := must(second.Attachments()); !reflect.DeepEqual(got, want) {
 		t.Errorf("attachments are %v, want %v", got, want)
 	}

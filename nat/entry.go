@@ -73,10 +73,25 @@ type Block struct {
 	Home  addr.Host
 }
 
+// HopKind is who is at the other end of the underlay's device.
+type HopKind uint8
+
+const (
+	// HopRouter is a router, by whose MAC no host can be told.
+	HopRouter HopKind = iota + 1
+	// HopNeighbour is the host itself.
+	HopNeighbour
+	// HopL3 is whoever the device finds: it has no link layer, as WireGuard.
+	HopL3
+)
+
 // NextHop is an entry of the `hosts` map: how the underlay reaches a host.
 type NextHop struct {
 	Host    addr.Host
-	Ifindex int              // of the underlay device
+	Ifindex int // of the underlay device
+	Kind    HopKind
+
+	// All that follows is for a device with a link layer only.
 	Gateway netip.Addr       // the next hop's address on that device
 	MAC     net.HardwareAddr // the next hop's; nil while unknown
 	Source  net.HardwareAddr // the underlay device's own

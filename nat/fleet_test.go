@@ -66,7 +66,7 @@ func (h *fleetHost) start(pins string, mtu int) {
 
 func (h *fleetHost) knows(other *fleetHost, byMAC bool) {
 	h.t.Helper()
-	hop := NextHop{Host: other.id, Ifindex: h.underlay.index, Gateway: other.address, Source: h.underlay.mac}
+	hop := NextHop{Host: other.id, Ifindex: h.underlay.index, Kind: HopNeighbour, Gateway: other.address, Source: h.underlay.mac}
 	if byMAC {
 		hop.MAC, hop.Trusted = other.underlay.mac, forAnHour
 	}

@@ -146,6 +146,11 @@ func (g generator) packet(program string, on device) []byte {
 		}
 		f.payload = icmpv6(f.source, f.destination, byte(1+g.IntN(4)), quoted...)
 	}
+	if program == fromMachine && g.chance(5) {
+		asker, target := pick(g, linkLocal, f.source, g.address()), pick(g, gatewayAddress, gatewayAddress, g.address())
+		f = solicitation(asker, pick(g, solicitedNode, gatewayAddress, g.address()), target, make([]byte, g.IntN(4)*8)...)
+		f.to, f.from = on.mac, mac(0xaa)
+	}
 	if g.chance(15) {
 		var kinds []byte
 		var headers [][]byte
@@ -168,7 +173,9 @@ func (g generator) packet(program string, on device) []byte {
 		f.payload = append(f.payload, make([]byte, underlayMTU)...)
 	}
 	b := f.bytes()
-	b[etherLength+7] = pick(g, byte(64), 64, 64, 255, 0, 1, 2)
+	if f.edit == nil {
+		b[etherLength+7] = pick(g, byte(64), 64, 64, 255, 0, 1, 2)
+	}
 	if g.chance(5) { // a bit that is off, anywhere behind the MACs
 		b[12+g.IntN(len(b)-12)] ^= 1 << g.IntN(8)
 	}

@@ -15,8 +15,11 @@ func (d *Datapath) PutHost(h NextHop) error {
 	if err := d.checkNextHop(h); err != nil {
 		return fmt.Errorf("next hop: %w", err)
 	}
-	v := bpf.DatapathNextHop{Ifindex: uint32(h.Ifindex), Gateway: h.Gateway.As16()}
-	copy(v.Source[:], h.Source)
+	v := bpf.DatapathNextHop{Ifindex: uint32(h.Ifindex), Kind: uint8(h.Kind)}
+	if h.Kind != HopL3 {
+		v.Gateway = h.Gateway.As16()
+		copy(v.Source[:], h.Source)
+	}
 	if h.MAC != nil && h.Trusted > 0 {
 		copy(v.Mac[:], h.MAC)
 		v.TrustedUntil = uint64(d.monotonic() + h.Trusted)
@@ -36,11 +39,9 @@ func (d *Datapath) Hosts() ([]NextHop, error) {
 	now := d.monotonic()
 	var all []NextHop
 	err := list(d.objects.Hosts, bpf.DatapathMapHosts, func(k uint32, v bpf.DatapathNextHop) {
-		h := NextHop{
-			Host:    addr.Host(k),
-			Ifindex: int(v.Ifindex),
-			Gateway: netip.AddrFrom16(v.Gateway),
-			Source:  net.HardwareAddr(v.Source[:]),
+		h := NextHop{Host: addr.Host(k), Ifindex: int(v.Ifindex), Kind: HopKind(v.Kind)}
+		if h.Kind != HopL3 {
+			h.Gateway, h.Source = netip.AddrFrom16(v.Gateway), net.HardwareAddr(v.Source[:])
 		}
 		if left := time.Duration(v.TrustedUntil) - now; left > 0 {
 			h.MAC, h.Trusted = net.HardwareAddr(v.Mac[:]), left
@@ -56,6 +57,16 @@ func (d *Datapath) checkNextHop(h NextHop) error {
 	}
 	if h.Ifindex <= 0 {
 		return fmt.Errorf("%w: host %d: ifindex %d", ErrInvalid, h.Host, h.Ifindex)
+	}
+	switch h.Kind {
+	case HopRouter, HopNeighbour:
+	case HopL3:
+		if h.Gateway.IsValid() || h.Source != nil || h.MAC != nil {
+			return fmt.Errorf("%w: host %d: a device without a link layer has neither gateway nor MACs", ErrInvalid, h.Host)
+		}
+		return nil
+	default:
+		return fmt.Errorf("%w: host %d: kind of next hop %d", ErrInvalid, h.Host, h.Kind)
 	}
 	if !h.Gateway.Is6() || h.Gateway.Is4In6() {
 		return fmt.Errorf("%w: host %d: gateway %s: must be IPv6", ErrInvalid, h.Host, h.Gateway)

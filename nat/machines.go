@@ -23,7 +23,10 @@ func (d *Datapath) PutMachine(m Machine) error {
 	if ok && old.Epoch > m.Epoch {
 		return fmt.Errorf("machine %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
 	}
-	return d.writeMachine(m.ID, machineValue(m))
+	if ok {
+		return d.writeMachine(m.ID, machineValue(m))
+	}
+	return d.countedAs(m.ID, func() error { return d.writeMachine(m.ID, machineValue(m)) })
 }
 
 // Machine reads an entry of `machines`, and whether there is one.
@@ -58,7 +61,10 @@ func (d *Datapath) DeleteMachine(id addr.ID, epoch uint64) error {
 	if old.Epoch > epoch {
 		return fmt.Errorf("machine %s: %w: %d, the deleted one is %d", id, ErrStale, old.Epoch, epoch)
 	}
-	return remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id))
+	if err := remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id)); err != nil {
+		return err
+	}
+	return d.addMovers(id, -1)
 }
 
 // Flip makes an entry that delivers lead away, to a host, in one map write: from then on no packet enters the

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"errors"
 	"fmt"
 
 	"ip6d/addr"
@@ -25,19 +26,13 @@ func (d *Datapath) PutMoved(m Moved) error {
 	if ok && old.Epoch > m.Epoch {
 		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
 	}
-	block := blockOf(m.ID)
-	if !ok {
-		// counted first: with no movers in its block, the new entry would not be looked for
-		if err := d.setMovers(block, d.movers[block]+1); err != nil {
-			return fmt.Errorf("moved %s: %w", m.ID, err)
-		}
+	put := func() error {
+		return write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host)})
 	}
-	err = write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host)})
-	if err != nil && !ok {
-		// one too many costs a needless look, and the next start counts anew
-		d.setMovers(block, d.movers[block]-1)
+	if ok {
+		return put()
 	}
-	return err
+	return d.countedAs(m.ID, put)
 }
 
 // DeleteMoved deletes the entry of that epoch or a lower one. That there is none is no error. Errors: ErrStale.
@@ -54,8 +49,7 @@ func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	if err := remove(d.objects.Moved, bpf.DatapathMapMoved, machineKey(id)); err != nil {
 		return err
 	}
-	block := blockOf(id)
-	return d.setMovers(block, d.movers[block]-1)
+	return d.addMovers(id, -1)
 }
 
 // MovedEntries lists `moved`, in no order.
@@ -101,22 +95,37 @@ func (d *Datapath) Blocks() ([]Block, error) {
 	return all, err
 }
 
-// setMovers records how many entries of `moved` a block has, in its entry too, where it has one.
-func (d *Datapath) setMovers(key bpf.DatapathBlockId, n uint32) error {
+// countedAs counts a new entry of `moved` or `machines` in its block, and has it put. In that order: in a block without
+// movers it would not be looked for.
+func (d *Datapath) countedAs(id addr.ID, put func() error) error {
+	if err := d.addMovers(id, 1); err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	if err := put(); err != nil {
+		// one too many costs a needless look, and the next start counts anew
+		return errors.Join(err, d.addMovers(id, -1))
+	}
+	return nil
+}
+
+// addMovers counts the entries of `moved` and `machines` that a block has, in its entry too, where it has one.
+func (d *Datapath) addMovers(id addr.ID, n int) error {
+	key := blockOf(id)
+	movers := uint32(int(d.movers[key]) + n)
 	v, ok, err := lookup[bpf.DatapathBlock](d.objects.Blocks, key)
 	if err != nil {
 		return fmt.Errorf("block %d: read: %w", key.Block, err)
 	}
-	if ok && v.Movers != n {
-		v.Movers = n
+	if ok {
+		v.Movers = movers
 		if err := write(d.objects.Blocks, bpf.DatapathMapBlocks, key, v); err != nil {
 			return err
 		}
 	}
-	if n == 0 {
+	if movers == 0 {
 		delete(d.movers, key)
 	} else {
-		d.movers[key] = n
+		d.movers[key] = movers
 	}
 	return nil
 }
@@ -124,6 +133,12 @@ func (d *Datapath) setMovers(key bpf.DatapathBlockId, n uint32) error {
 // countMovers counts the pinned entries, and puts right what a crash between two writes left wrong.
 func (d *Datapath) countMovers() error {
 	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) {
+		d.movers[blockOf(machineID(k))]++
+	})
+	if err != nil {
+		return err
+	}
+	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) {
 		d.movers[blockOf(machineID(k))]++
 	})
 	if err != nil {

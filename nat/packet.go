@@ -12,6 +12,7 @@ import (
 const (
 	etherLength = 14
 	ipv6Length  = 40
+	minMTU      = 1280 // of every link (RFC 8200 section 5)
 
 	// next headers: RFC 8200 section 4.1, RFC 4302
 	protocolHopByHop    = 0
@@ -35,6 +36,7 @@ type packet struct {
 	outside             bool        // the source is no machine's or endpoint's: from is not known
 
 	icmpv6   []byte // the ICMPv6 message; nil: none, or not its first fragment
+	upper    byte   // the protocol behind the extension headers
 	fragment bool
 }
 
@@ -85,29 +87,60 @@ func (p *packet) setMACs(destination, source net.HardwareAddr) {
 	copy(p.frame[6:12], source)
 }
 
-// isDiscovery tells neighbour discovery between a port's machine and its gateway.
-func (p *packet) isDiscovery(port addr.Stable) bool {
-	linkLocal := netip.MustParsePrefix("fe80::/64")
-	if !linkLocal.Contains(p.source) && p.source != port.Addr() {
+// length is the packet's, without the link layer's header.
+func (p *packet) length() int { return len(p.frame) - etherLength }
+
+var (
+	gateway          = netip.MustParseAddr("fe80::1")
+	gatewaySolicited = netip.MustParseAddr("ff02::1:ff00:1") // its solicited-node address
+)
+
+// asksForGateway tells a neighbour solicitation of a port's machine for its gateway.
+func (p *packet) asksForGateway(port addr.Stable) bool {
+	if !netip.MustParsePrefix("fe80::/64").Contains(p.source) && p.source != port.Addr() {
 		return false
 	}
-	gateway := []netip.Addr{
-		netip.MustParseAddr("fe80::1"),
-		netip.MustParseAddr("ff02::1:ff00:1"), // its solicited-node address
-		netip.MustParseAddr("ff02::2"),        // all routers
-	}
-	if !slices.Contains(gateway, p.destination) {
+	if p.destination != gateway && p.destination != gatewaySolicited {
 		return false
 	}
 	message := p.frame[etherLength+ipv6Length : p.end]
-	return p.ip()[6] == protocolICMPv6 && p.hopLimit() == 255 && len(message) > 0 &&
-		slices.Contains([]byte{133, 135, 136}, message[0])
+	return p.ip()[6] == protocolICMPv6 && p.hopLimit() == 255 && len(message) >= 24 &&
+		message[0] == 135 && message[1] == 0 && addressAt(message, 8) == gateway
+}
+
+// advertisement is the answer to asksForGateway (RFC 4861 section 4.4).
+func (r *Reference) advertisement(p *packet) []byte {
+	message := []byte{136, 0, 0, 0, 0xe0, 0, 0, 0} // from a router, solicited, override
+	message = append(message, gateway.AsSlice()...)
+	message = append(append(message, 2, 1), r.GatewayMAC...)
+	b := make([]byte, etherLength+ipv6Length, etherLength+ipv6Length+len(message))
+	copy(b, p.frame[6:12])
+	copy(b[6:], r.GatewayMAC)
+	binary.BigEndian.PutUint16(b[12:], 0x86dd)
+	ip := b[etherLength:]
+	ip[0], ip[5], ip[6], ip[7] = 0x60, byte(len(message)), protocolICMPv6, 255
+	putAddress(ip, 8, gateway)
+	putAddress(ip, 24, p.source)
+	binary.BigEndian.PutUint16(message[2:], ^checksum(ip, message))
+	return append(b, message...)
+}
+
+// checksum is the one's-complement sum of pseudo-header and message (RFC 8200 section 8.1), 1 to 0xffff.
+func checksum(ip, message []byte) uint16 {
+	sum := uint32(len(message)) + uint32(ip[6])
+	for _, b := range [][]byte{ip[8:ipv6Length], message} {
+		for i := range b {
+			sum += uint32(b[i]) << (8 * (1 - i&1))
+		}
+	}
+	return uint16((sum-1)%0xffff + 1)
 }
 
 // readUpper looks behind extension headers for an ICMPv6 message.
 func (p *packet) readUpper() refusal {
 	next, rest := p.ip()[6], p.frame[etherLength+ipv6Length:p.end]
 	for range maxExtensionHeaders + 1 {
+		p.upper = next
 		if next == protocolRouting {
 			return "routing_header"
 		}
@@ -124,7 +157,7 @@ func (p *packet) readUpper() refusal {
 			p.icmpv6 = rest
 			return ""
 		case protocolFragment:
-			p.fragment = true
+			p.fragment, p.upper = true, rest[0]
 			if binary.BigEndian.Uint16(rest[2:])>>3 != 0 { // not the first
 				return ""
 			}
@@ -146,6 +179,9 @@ func (p *packet) icmpv6Type() byte {
 
 // isDiscoveryType tells messages that are only ever for the link.
 func (p *packet) isDiscoveryType() bool { return p.icmpv6Type() >= 133 && p.icmpv6Type() <= 137 }
+
+// isTunnelled tells a packet in a packet: IPv4, IPv6, GRE, Ethernet.
+func (p *packet) isTunnelled() bool { return slices.Contains([]byte{4, 41, 47, 143}, p.upper) }
 
 // isError: RFC 4443 section 2.1.
 func (p *packet) isError() bool { return p.icmpv6Type() >= 1 && p.icmpv6Type() <= 4 }

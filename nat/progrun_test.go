@@ -11,12 +11,13 @@ import (
 
 // The inhabitants of the table below. This is host 1.
 var (
-	alice  = stable(5, 1, 0x101) // here
-	bob    = stable(5, 1, 0x102) // here, the same network
-	mallet = stable(6, 1, 0x103) // here, another network
-	gone   = stable(5, 1, 0x104) // away, to host 3
-	bare   = stable(5, 1, 0x105) // here, without a port
-	ghost  = stable(5, 1, 0x106) // of a block of this host, but not here
+	alice     = stable(5, 1, 0x101) // here
+	bob       = stable(5, 1, 0x102) // here, the same network
+	mallet    = stable(6, 1, 0x103) // here, another network
+	gone      = stable(5, 1, 0x104) // away, to host 3
+	bare      = stable(5, 1, 0x105) // here, without a port
+	unplugged = stable(5, 1, 0x107) // here, its port's device has gone
+	ghost     = stable(5, 1, 0x106) // of a block of this host, but not here
 
 	remote   = stable(5, 1, 0x201) // at home on host 2
 	mover    = stable(5, 1, 0x202) // from host 2, moved to host 3
@@ -39,6 +40,7 @@ func (b *bench) settle() {
 	b.machine(mallet, Delivering, 0, peerPort(b.other, 3))
 	b.machine(gone, Away, 3, Port{})
 	b.machine(bare, Delivering, 0, Port{})
+	b.machine(unplugged, Delivering, 0, Port{Ifindex: 9999, Enter: EnterPeer, MAC: mac(7)})
 	b.machine(arriving, Incoming, 2, peerPort(b.port, 4))
 	r.Moved[mover.ID()] = 3
 	r.Moved[lost.ID()] = 1
@@ -95,6 +97,11 @@ func (f frame) typed(etherType uint16) frame {
 	return f
 }
 
+// solicitation asks from source for the MAC of target (RFC 4861 section 4.3).
+func solicitation(source, destination, target netip.Addr, options ...byte) frame {
+	return message(source, destination, 135, append(target.AsSlice(), options...)...).hops(255)
+}
+
 // embedded is a packet as an ICMPv6 error quotes it.
 func embedded(source, destination netip.Addr) []byte {
 	return datagram(source, destination).bytes()[etherLength:]
@@ -136,28 +143,38 @@ func machineCases() []packetCase {
 		{"six extension headers", datagram(A, B).behind([]byte{60, 60, 60, 60, 60, 60}, sixOptions...), ToDevice, ""},
 		{"with padding at the end", datagram(A, B).edited(func(b []byte) []byte { return append(b, 1, 2, 3) }), ToDevice, ""},
 
-		{"local, last hop", datagram(A, B).hops(1), ToStack, ""},
-		{"remote, last hop", datagram(A, remote.Addr()).hops(1), ToStack, ""},
-		{"remote, no hop left", datagram(A, remote.Addr()).hops(0), ToStack, ""},
+		{"local, last hop", datagram(A, B).hops(1), ToStack, "hop_limit"},
+		{"remote, last hop", datagram(A, remote.Addr()).hops(1), ToStack, "hop_limit"},
+		{"remote, no hop left", datagram(A, remote.Addr()).hops(0), ToStack, "hop_limit"},
+		{"local, no hop left", datagram(A, B).hops(0), ToStack, "hop_limit"},
 		{"own endpoint, last hop", datagram(A, endpoint(1, 1).Addr()).hops(1), IntoStack, ""},
-		{"larger than the underlay's MTU", frame{source: A, destination: remote.Addr(), payload: oversize}, ToStack, ""},
+		{"larger than the underlay's MTU", frame{source: A, destination: remote.Addr(), payload: oversize}, ToStack, "too_big"},
+		{"larger than the port's MTU", frame{source: A, destination: B, payload: oversize}, ToStack, "too_big"},
 		{"as large as the underlay's MTU", frame{source: A, destination: remote.Addr(), payload: oversize[:underlayMTU-ipv6Length]}, ToDevice, ""},
 
-		{"router solicitation", message(linkLocal, allRouters, 133).hops(255), Next, ""},
-		{"neighbour solicitation", message(linkLocal, solicitedNode, 135).hops(255), Next, ""},
-		{"neighbour solicitation from the stable address", message(A, solicitedNode, 135).hops(255), Next, ""},
-		{"unicast neighbour solicitation", message(linkLocal, gatewayAddress, 135).hops(255), Next, ""},
-		{"neighbour advertisement", message(linkLocal, gatewayAddress, 136).hops(255), Next, ""},
+		{"neighbour solicitation", solicitation(linkLocal, solicitedNode, gatewayAddress), Answer, ""},
+		{"neighbour solicitation from the stable address", solicitation(A, solicitedNode, gatewayAddress), Answer, ""},
+		{"unicast neighbour solicitation", solicitation(linkLocal, gatewayAddress, gatewayAddress), Answer, ""},
+		{"neighbour solicitation with its MAC", solicitation(linkLocal, solicitedNode, gatewayAddress, 1, 1, 2, 0, 0, 0, 0, 0xaa), Answer, ""},
+		{"neighbour solicitation with two options", solicitation(linkLocal, solicitedNode, gatewayAddress, make([]byte, 64)...), Answer, ""},
 
-		{"discovery from another's address", message(B, gatewayAddress, 135).hops(255), Refuse, "foreign_source"},
-		{"discovery that was routed", message(linkLocal, gatewayAddress, 135).hops(254), Refuse, "foreign_source"},
-		{"router advertisement", message(linkLocal, gatewayAddress, 134).hops(255), Refuse, "foreign_source"},
-		{"redirect", message(linkLocal, gatewayAddress, 137).hops(255), Refuse, "foreign_source"},
-		{"echo to the gateway", message(linkLocal, gatewayAddress, 128).hops(255), Refuse, "foreign_source"},
-		{"discovery of length 0", frame{source: linkLocal, destination: gatewayAddress, next: protocolICMPv6}.hops(255), Refuse, "foreign_source"},
-		{"discovery with another", message(linkLocal, netip.MustParseAddr("fe80::2"), 135).hops(255), Refuse, "foreign_source"},
+		{"solicitation from another's address", solicitation(B, gatewayAddress, gatewayAddress), Refuse, "link_local"},
+		{"solicitation that was routed", solicitation(linkLocal, gatewayAddress, gatewayAddress).hops(254), Refuse, "link_local"},
+		{"solicitation of another", solicitation(linkLocal, gatewayAddress, linkLocal), Refuse, "link_local"},
+		{"solicitation of another, to its group", solicitation(linkLocal, netip.MustParseAddr("ff02::1:ff00:42"), linkLocal), Refuse, "multicast"},
+		{"solicitation of length 0", frame{source: linkLocal, destination: gatewayAddress, next: protocolICMPv6}.hops(255), Refuse, "link_local"},
+		{"solicitation cut short", message(linkLocal, gatewayAddress, 135, make([]byte, 15)...).hops(255), Refuse, "link_local"},
+		{"router solicitation", message(linkLocal, allRouters, 133).hops(255), Refuse, "multicast"},
+		{"router advertisement", message(linkLocal, gatewayAddress, 134).hops(255), Refuse, "link_local"},
+		{"advertisement to the gateway", message(linkLocal, gatewayAddress, 136).hops(255), Refuse, "link_local"},
+		{"redirect", message(linkLocal, gatewayAddress, 137).hops(255), Refuse, "link_local"},
+		{"echo to the gateway", message(linkLocal, gatewayAddress, 128).hops(255), Refuse, "link_local"},
+		{"to a neighbour's link-local address", datagram(A, netip.MustParseAddr("fe80::2")), Refuse, "link_local"},
+		{"from a link-local address", datagram(linkLocal, B), Refuse, "link_local"},
 		{"advertisement to all nodes", message(linkLocal, netip.MustParseAddr("ff02::1"), 136).hops(255), Refuse, "multicast"},
 		{"duplicate address detection", message(netip.IPv6Unspecified(), netip.MustParseAddr("ff02::1:ff00:101"), 135).hops(255), Refuse, "multicast"},
+		{"multicast listener report", message(linkLocal, netip.MustParseAddr("ff02::16"), 143).behind([]byte{0}, []byte{0, 5, 2, 0, 0, 1, 0}), Refuse, "multicast"},
+		{"multicast of a wider scope", datagram(A, netip.MustParseAddr("ff0e::1")), Refuse, "multicast"},
 
 		{"VLAN tag", datagram(A, B).typed(0x8100), Refuse, "vlan_tagged"},
 		{"service VLAN tag", datagram(A, B).typed(0x88a8), Refuse, "vlan_tagged"},
@@ -198,12 +215,18 @@ func machineCases() []packetCase {
 		{"routing header", datagram(A, B).behind([]byte{43}, padding), Refuse, "routing_header"},
 		{"seven extension headers", message(A, B, 136).behind([]byte{60, 60, 60, 60, 60, 60, 60}, append(sixOptions, padding)...), Refuse, "extension_headers"},
 
+		{"IPv6 in IPv6 between machines", frame{source: A, destination: B, next: 41, payload: embedded(B, A)}, ToDevice, ""},
+		{"IPv6 in IPv6 to the endpoint", frame{source: A, destination: endpoint(1, 1).Addr(), next: 41, payload: embedded(B, A)}, Refuse, "tunnelled"},
+		{"GRE to the endpoint, behind options", frame{source: A, destination: endpoint(1, 1).Addr(), next: 47, payload: make([]byte, 40)}.behind([]byte{60}, padding), Refuse, "tunnelled"},
+		{"later fragment of IPv4 in IPv6 to the endpoint", frame{source: A, destination: endpoint(1, 1).Addr(), next: 4, payload: make([]byte, 40)}.behind([]byte{44}, secondFragment), Refuse, "tunnelled"},
+
 		{"here, without a port", datagram(A, bare.Addr()), Refuse, "no_port"},
 		{"of a block of this host, not here", datagram(A, ghost.Addr()), Refuse, "not_here"},
 		{"moved here, not here", datagram(A, lost.Addr()), Refuse, "not_here"},
+		{"here, whose device has gone", frame{source: A, destination: unplugged.Addr(), payload: oversize[:1300]}, Refuse, "no_port"},
 		{"unknown block", datagram(A, nobody.Addr()), Refuse, "not_here"},
 		{"own endpoint of another cell", datagram(A, endpoint(2, 1).Addr()), Refuse, "not_here"},
-		{"on a host whose device has gone", datagram(A, onFour.Addr()), Refuse, "no_underlay"},
+		{"on a host whose device has gone", frame{source: A, destination: onFour.Addr(), payload: oversize[:1300]}, Refuse, "no_underlay"},
 		{"on an unknown host", datagram(A, onFive.Addr()), Refuse, "unknown_host"},
 	}
 }
@@ -211,6 +234,8 @@ func machineCases() []packetCase {
 func underlayCases() []packetCase {
 	from2 := routing(remote, 2)
 	fromEndpoint := routing(endpoint(1, 2), 2)
+	relayed := must(plan.Relay(endpoint(1, 2), 3))    // host 2's endpoint, by host 3
+	ofEndpoint := must(plan.Relay(endpoint(1, 2), 1)) // the same, by this host
 	about := func(s addr.Stable) []byte { return embedded(routing(s, 1), routing(remote, 2)) }
 	jumbo := append(udp(from2, routing(gone, 1)), make([]byte, underlayMTU)...)
 	to := func(s addr.Stable) netip.Addr { return routing(s, 1) }
@@ -231,8 +256,15 @@ func underlayCases() []packetCase {
 		{"away, back to where it came from", datagram(routing(mover, 3), to(gone)), ToNeighbour, ""},
 		{"none: by its own entry", datagram(from2, to(mover)), ToNeighbour, ""},
 		{"none: to its home", datagram(routing(mover, 3), to(remote)), ToDevice, ""},
-		{"forwarding, last hop", datagram(from2, to(gone)).hops(1), ToStack, ""},
-		{"forwarding, too large", frame{source: from2, destination: to(gone), payload: jumbo}, ToStack, ""},
+		{"forwarding, last hop", datagram(from2, to(gone)).hops(1), ToStack, "hop_limit"},
+		{"forwarding, too large", frame{source: from2, destination: to(gone), payload: jumbo}, ToStack, "too_big"},
+		{"delivering, too large for the port", frame{source: from2, destination: to(alice), payload: jumbo}, ToStack, "too_big"},
+
+		{"an endpoint's, forwarded to what has left", datagram(fromEndpoint, to(gone)), ToNeighbour, ""},
+		{"an endpoint's, forwarded by host 3", datagram(relayed, to(alice)), ToPeer, ""},
+		{"an endpoint's, forwarded by host 3, to another network", datagram(relayed, to(mallet)), ToPeer, ""},
+		{"error about what this host forwarded for an endpoint", message(control(3), ofEndpoint, 2, embedded(ofEndpoint, routing(gone, 3))...), ToDevice, ""},
+		{"tunnelled to this host's endpoint", frame{source: from2, destination: routing(endpoint(1, 1), 1), next: 41, payload: embedded(internet, internet)}, Refuse, "tunnelled"},
 
 		{"error of a machine", message(from2, to(alice), 1, embedded(alice.Addr(), remote.Addr())...), ToPeer, ""},
 		{"error of a router", message(underlayRouter, to(alice), 2, about(alice)...), ToPeer, ""},
@@ -262,10 +294,9 @@ func underlayCases() []packetCase {
 		{"own control source", message(control(1), to(alice), 3, about(alice)...), Refuse, "own_source"},
 		{"source of host 0", datagram(netip.MustParseAddr("fdab::5:0:201:1"), to(alice)), Refuse, "invalid_source"},
 		{"source with the word 0xffff", datagram(netip.MustParseAddr("fdab:0:2:0:5:0:201:ffff"), to(alice)), Refuse, "invalid_source"},
-		{"source that is another's endpoint", datagram(netip.MustParseAddr("fdab:0:2::9:fffa"), to(alice)), Refuse, "invalid_source"},
 		{"destination with the word 0xffff", datagram(from2, netip.MustParseAddr("fdab:0:1:0:5:0:101:ffff")), Refuse, "invalid_destination"},
 		{"destination of cell 0", datagram(from2, netip.MustParseAddr("fdab:0:1:0:5:0:101:0")), Refuse, "invalid_destination"},
-		{"another host's endpoint here", datagram(from2, netip.MustParseAddr("fdab:0:1::9:1")), Refuse, "invalid_destination"},
+		{"control form with the word 0xffff as source", datagram(netip.MustParseAddr("fdab:0:2::ffff"), to(alice)), Refuse, "invalid_source"},
 		{"control form with the word 0xffff", datagram(from2, netip.MustParseAddr("fdab:0:1::ffff")), Refuse, "invalid_destination"},
 		{"from outside", datagram(internet, to(alice)), Refuse, "outside_source"},
 		{"from a host", datagram(control(2), to(alice)), Refuse, "outside_source"},
@@ -284,7 +315,6 @@ func underlayCases() []packetCase {
 		{"not here, though moved here", datagram(from2, to(lost)), Refuse, "not_here"},
 		{"believed where it came from", datagram(from2, to(remote)), Refuse, "loop"},
 		{"error believed where it came from", message(control(2), to(remote), 3, about(remote)...), Refuse, "loop"},
-		{"an endpoint's would be forwarded", datagram(fromEndpoint, to(gone)), Refuse, "endpoint_relay"},
 		{"host that is unknown", datagram(from2, to(onFive)), Refuse, "unknown_host"},
 	}
 }
@@ -352,6 +382,20 @@ func TestProgramsDoWhatTheTableSays(t *testing.T) {
 		b.expect(t, fromMachine, b.stack.index, packetCase{"", datagram(alice.Addr(), bob.Addr()), Refuse, "unknown_port"})
 		seen["unknown_port"] = true
 	})
+	t.Run("from_underlay/in the name of another host than its MAC's", func(t *testing.T) {
+		b := newBench(t, 1, true)
+		b.settle()
+		b.reopen(func(o *Options) { o.VerifyMAC = true })
+		b.reference.VerifyMAC = true
+		f := datagram(routing(remote, 2), routing(alice, 1))
+		f.to, f.from = b.underlay.mac, mac(0xaa)
+		b.expect(t, fromUnderlay, b.underlay.index, packetCase{"", f, Refuse, "forged_host"})
+		seen["forged_host"] = true
+		f.from = mac(2)
+		b.expect(t, fromUnderlay, b.underlay.index, packetCase{"", f, ToPeer, ""})
+		f.source, f.from = routing(mover, 3), mac(0xaa) // whose MAC is not known
+		b.expect(t, fromUnderlay, b.underlay.index, packetCase{"", f, ToPeer, ""})
+	})
 	t.Run("without ip6d0", func(t *testing.T) {
 		b := newBench(t, 1, false)
 		b.settle()
@@ -379,7 +423,14 @@ func (b *bench) expect(t *testing.T, program string, ifindex int, c packetCase) 
 		if got.Action != c.want || got.Reason != c.reason {
 			t.Errorf("%v %s, want %v %s", got.Action, got.Reason, c.want, c.reason)
 		}
-		if got.Action != Refuse {
+		switch got.Action {
+		case Refuse:
+		case Answer: // another message, whose sum is its own
+			ip := got.Frame[etherLength:]
+			if sum := transportSum(protocolICMPv6, addressAt(ip, 8), addressAt(ip, 24), ip[ipv6Length:]); sum != 0xffff {
+				t.Errorf("the checksum of the answer is wrong: %#x\n%s", sum, hexDiff(got.Frame, got.Frame))
+			}
+		default:
 			checkSum(t, frame, got.Frame)
 		}
 		return nil

@@ -1,7 +1,9 @@
 package nat
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 
@@ -25,7 +27,9 @@ type Reference struct {
 	Moved    map[addr.ID]addr.Host
 	Blocks   map[BlockID]addr.Host // homes
 	Hosts    map[addr.Host]NextHop
-	MTU      map[int]int // of the underlay's devices
+	MTU      map[int]int // of the underlay's devices and the ports
+
+	VerifyMAC bool
 }
 
 // BlockID names a block in the whole fleet.
@@ -40,10 +44,13 @@ type Action uint8
 const (
 	// Next: nothing was changed; the host's stack gets it, unless another program objects.
 	Next Action = iota
-	// ToStack: the host's stack gets it translated, and answers its source.
+	// ToStack: it is refused under Verdict.Reason, and given to the host's stack in routing form, by ip6d0, to tell
+	// its source.
 	ToStack
 	// Refuse: it is dropped, and counted under Verdict.Reason.
 	Refuse
+	// Answer: the machine asked for its gateway, and this is the answer.
+	Answer
 	// ToPeer: it enters a port by redirect_peer.
 	ToPeer
 	// ToDevice: it leaves through a device, with the MACs in the frame.
@@ -55,15 +62,16 @@ const (
 )
 
 func (a Action) String() string {
-	return [...]string{"next", "to stack", "refuse", "to peer", "to device", "to neighbour", "into stack"}[a]
+	return [...]string{"next", "to stack", "refuse", "answer", "to peer", "to device", "to neighbour", "into stack"}[a]
 }
 
 // Verdict is what becomes of a packet.
 type Verdict struct {
 	Action  Action
-	Reason  string // Refuse: the name of the drop
-	Ifindex int    // ToPeer, ToDevice, ToNeighbour, IntoStack
-	Frame   []byte // as it is afterwards; nil for Refuse
+	Reason  string // Refuse, ToStack: the name of the drop
+	Ifindex int    // all but Next and Refuse
+	Frame   []byte // as it is afterwards; nil for Refuse. A device without a link layer takes its header off
+	Astray  bool   // the host that it came from is told that the machine is not here
 }
 
 // refusal is the name of a drop; empty: there is none.
@@ -84,11 +92,13 @@ func (r *Reference) FromMachine(ifindex int, frame []byte) Verdict {
 	if !ok {
 		return refuse("unknown_port")
 	}
-	if p.isDiscovery(port) {
-		return Verdict{Action: Next, Frame: frame}
-	}
-	if p.destination.IsMulticast() {
+	switch {
+	case p.asksForGateway(port):
+		return Verdict{Action: Answer, Ifindex: ifindex, Frame: r.advertisement(p)}
+	case p.destination.IsMulticast():
 		return refuse("multicast")
+	case p.source.IsLinkLocalUnicast() || p.destination.IsLinkLocalUnicast():
+		return refuse("link_local")
 	}
 	if refused := r.readSent(p, port); refused != "" {
 		return refuse(refused)
@@ -113,34 +123,40 @@ func (r *Reference) FromUnderlay(frame []byte) Verdict {
 	case !r.Plan.HostPrefix(r.Host).Contains(p.destination):
 		return next
 	}
-	to, err := r.Plan.RoutingFrom(p.destination)
+	var err error
+	p.to, _, err = r.Plan.RelayFrom(p.destination)
+	if errors.Is(err, addr.ErrControl) {
+		return next
+	}
 	if err != nil {
 		return refuse("invalid_destination")
 	}
-	if to.Kind() == addr.KindControl {
-		return next
-	}
-	p.to, _, _ = r.Plan.Decode(to)
 
 	p.outside = true
 	if r.Plan.Form(p.source) == addr.FormRouting {
-		from, err := r.Plan.RoutingFrom(p.source)
-		if err != nil {
+		p.from, p.cameFrom, err = r.Plan.RelayFrom(p.source)
+		p.outside = errors.Is(err, addr.ErrControl)
+		switch hop := r.Hosts[p.cameFrom]; {
+		case err != nil && !p.outside:
 			return refuse("invalid_source")
-		}
-		if from.Host() == r.Host {
+		case p.cameFrom == r.Host:
 			return refuse("own_source")
-		}
-		p.cameFrom = from.Host()
-		if from.Kind() != addr.KindControl {
-			p.outside = false
-			p.from, _, _ = r.Plan.Decode(from)
+		case r.VerifyMAC && hop.Kind == HopNeighbour && hop.Trusted > 0 && !bytes.Equal(frame[6:12], hop.MAC):
+			return refuse("forged_host")
 		}
 	}
 	if refused := r.readReceived(p); refused != "" {
 		return refuse(refused)
 	}
 	return r.carry(p, fromUnderlay)
+}
+
+// FromUnderlayL3 is FromUnderlay for what comes by a device without a link layer. The frame of the verdict has a header
+// of Ethernet, of zeros where nothing is written there.
+func (r *Reference) FromUnderlayL3(packet []byte) Verdict {
+	frame := append(make([]byte, etherLength), packet...)
+	binary.BigEndian.PutUint16(frame[12:], 0x86dd)
+	return r.FromUnderlay(frame)
 }
 
 // FromStack says what becomes of a frame that the host's stack sends into ip6d0.
@@ -216,14 +232,14 @@ func (r *Reference) readAnswer(p *packet, endpoint addr.Stable) refusal {
 	if !own.Contains(p.destination) {
 		return "stack_destination"
 	}
-	to, err := r.Plan.RoutingFrom(p.destination)
+	var err error
+	p.to, _, err = r.Plan.RelayFrom(p.destination)
+	if errors.Is(err, addr.ErrControl) {
+		return "control_destination"
+	}
 	if err != nil {
 		return "invalid_destination"
 	}
-	if to.Kind() == addr.KindControl {
-		return "control_destination"
-	}
-	p.to, _, _ = r.Plan.Decode(to)
 
 	p.cameFrom = r.Host
 	switch r.Plan.Form(p.source) {
@@ -263,11 +279,7 @@ func (r *Reference) isAbout(p *packet) bool {
 
 // reveal returns the stable form of an address in routing form.
 func (r *Reference) reveal(a netip.Addr) (addr.Stable, bool) {
-	routing, err := r.Plan.RoutingFrom(a)
-	if err != nil {
-		return addr.Stable{}, false
-	}
-	s, _, err := r.Plan.Decode(routing)
+	s, _, err := r.Plan.RelayFrom(a)
 	return s, err == nil
 }
 
@@ -284,14 +296,21 @@ func (r *Reference) carry(p *packet, way string) Verdict {
 		return refuse("network_mismatch")
 	}
 	switch {
-	case ok && m.State == Delivering:
-		return r.deliver(p, m, way)
-	case ok && m.State == Incoming && p.cameFrom == m.Host:
+	case ok && (m.State == Delivering || m.State == Incoming && p.cameFrom == m.Host):
 		return r.deliver(p, m, way)
 	case ok: // incoming: the owner; away: where it went
-		return r.forward(p, m.Host, way)
+		v := r.forward(p, m.Host, way)
+		v.Astray = way == fromUnderlay && p.cameFrom != 0 && m.State == Away
+		return v
 	}
 
+	v := r.carryOn(p, way)
+	v.Astray = way == fromUnderlay && p.cameFrom != 0
+	return v
+}
+
+// carryOn takes a packet to where this host believes its machine to be.
+func (r *Reference) carryOn(p *packet, way string) Verdict {
 	believed, ok := r.Moved[p.to.ID()]
 	if !ok {
 		believed, ok = r.Blocks[BlockID{p.to.Cell(), p.to.Machine().Block()}]
@@ -309,12 +328,26 @@ func (r *Reference) deliver(p *packet, m Machine, way string) Verdict {
 	if m.Port.Ifindex == 0 {
 		return refuse("no_port")
 	}
-	if way == fromMachine { // only the sender's own host is a hop
-		if p.hopLimit() <= 1 {
-			p.setSource(r.encode(p.from, r.Host))
-			p.setDestination(r.encode(p.to, r.Host))
-			return Verdict{Action: ToStack, Frame: p.frame}
+	tooBig, ok := r.tooBig(p, m.Port.Ifindex)
+	if !ok {
+		return refuse("no_port")
+	}
+	lastHop := way == fromMachine && p.hopLimit() <= 1 // only the sender's own host is a hop
+	if tooBig || lastHop {
+		why := refusal("too_big")
+		if lastHop {
+			why = "hop_limit"
 		}
+		switch way {
+		case fromStack:
+			return refuse(why)
+		case fromMachine:
+			p.setSource(r.relay(p.from, r.Host))
+		}
+		p.setDestination(r.relay(p.to, r.Host))
+		return r.toStack(p, why)
+	}
+	if way == fromMachine {
 		p.spendHop()
 	}
 	r.revealAll(p)
@@ -324,6 +357,25 @@ func (r *Reference) deliver(p *packet, m Machine, way string) Verdict {
 		action = ToPeer
 	}
 	return Verdict{Action: action, Ifindex: m.Port.Ifindex, Frame: p.frame}
+}
+
+// tooBig compares a packet with a device's MTU; false: there is no such device. A packet that every device can carry is
+// given to it without asking: where it has just gone, the kernel drops the packet.
+func (r *Reference) tooBig(p *packet, ifindex int) (tooBig, ok bool) {
+	if p.length() <= minMTU {
+		return false, true
+	}
+	mtu, ok := r.MTU[ifindex]
+	return p.length() > mtu, ok
+}
+
+// toStack gives a packet that cannot go on to the host's stack.
+func (r *Reference) toStack(p *packet, why refusal) Verdict {
+	if r.Stack == 0 {
+		return refuse(why)
+	}
+	p.setMACs(r.StackMAC, r.GatewayMAC)
+	return Verdict{Action: ToStack, Reason: string(why), Ifindex: r.Stack, Frame: p.frame}
 }
 
 // revealAll gives all addresses in the packet their stable form, where they have one.
@@ -348,6 +400,9 @@ func (r *Reference) enterStack(p *packet) Verdict {
 	if r.Stack == 0 {
 		return refuse("no_stack")
 	}
+	if p.isTunnelled() {
+		return refuse("tunnelled")
+	}
 	r.revealAll(p)
 	p.setMACs(r.StackMAC, r.GatewayMAC)
 	return Verdict{Action: IntoStack, Ifindex: r.Stack, Frame: p.frame}
@@ -359,31 +414,32 @@ func (r *Reference) forward(p *packet, host addr.Host, way string) Verdict {
 	if !ok {
 		return refuse("unknown_host")
 	}
-	switch {
-	case p.outside:
+	if p.outside {
 		p.setSource(r.controlWithSumOf(p.source))
-	case p.from.Kind() == addr.KindEndpoint && addr.Host(p.from.Machine()) != r.Host:
-		return refuse("endpoint_relay")
-	default:
-		p.setSource(r.encode(p.from, r.Host))
+	} else {
+		p.setSource(r.relay(p.from, r.Host))
 	}
-	p.setDestination(r.encode(p.to, host))
+	p.setDestination(r.relay(p.to, host))
 
-	mtu, ok := r.MTU[hop.Ifindex]
+	tooBig, ok := r.tooBig(p, hop.Ifindex)
 	if !ok {
 		return refuse("no_underlay")
 	}
-	tooBig := len(p.frame)-etherLength > mtu
 	switch {
 	case way == fromStack && tooBig:
 		return refuse("too_big")
 	case way == fromStack: // this host is the sender, no hop
-	case tooBig || p.hopLimit() <= 1:
-		return Verdict{Action: ToStack, Frame: p.frame}
+	case tooBig:
+		return r.toStack(p, "too_big")
+	case p.hopLimit() <= 1:
+		return r.toStack(p, "hop_limit")
 	default:
 		p.spendHop()
 	}
-	if hop.MAC != nil && hop.Trusted > 0 {
+	switch {
+	case hop.Kind == HopL3:
+		return Verdict{Action: ToDevice, Ifindex: hop.Ifindex, Frame: p.frame}
+	case hop.MAC != nil && hop.Trusted > 0:
 		p.setMACs(hop.MAC, hop.Source)
 		return Verdict{Action: ToDevice, Ifindex: hop.Ifindex, Frame: p.frame}
 	}
@@ -391,13 +447,13 @@ func (r *Reference) forward(p *packet, host addr.Host, way string) Verdict {
 	return Verdict{Action: ToNeighbour, Ifindex: hop.Ifindex, Frame: p.frame}
 }
 
-// encode returns the routing form; s at host is known to be valid.
-func (r *Reference) encode(s addr.Stable, host addr.Host) netip.Addr {
-	routing, err := r.Plan.Encode(s, host)
+// relay returns the routing form; s and host are known to be valid.
+func (r *Reference) relay(s addr.Stable, host addr.Host) netip.Addr {
+	a, err := r.Plan.Relay(s, host)
 	if err != nil {
 		panic(err)
 	}
-	return routing.Addr()
+	return a
 }
 
 // controlWithSumOf returns the control address of this host with the one's-complement sum of a.

@@ -104,7 +104,7 @@ func (k *kernelSide) takeUnderlay(ifindex int) error {
 		return err
 	}
 	for _, a := range all {
-		if a.Program == "from_underlay" && a.Ifindex != ifindex {
+		if a.IsUnderlay() && a.Ifindex != ifindex {
 			k.log.Info("device is the underlay no more", "ifindex", a.Ifindex)
 			err = errors.Join(err, k.datapath.DetachUnderlay(a.Ifindex))
 		}
