@@ -16,14 +16,8 @@ import (
 type DatapathBlock struct {
 	_      structs.HostLayout
 	Home   uint32
+	Slot   uint32
 	Movers uint32
-}
-
-type DatapathBlockId struct {
-	_        structs.HostLayout
-	Block    uint32
-	Cell     uint16
-	Reserved uint16
 }
 
 type DatapathDropReason uint32
@@ -77,15 +71,15 @@ const (
 )
 
 type DatapathMachine struct {
-	_        structs.HostLayout
-	Network  uint32
-	Ifindex  uint32
-	Epoch    uint64
-	Host     uint32
-	Mac      [6]uint8
-	State    uint8
-	Enter    uint8
-	Reserved uint32
+	_       structs.HostLayout
+	Network uint32
+	Ifindex uint32
+	Epoch   uint64
+	Host    uint32
+	Mac     [6]uint8
+	State   uint8
+	Enter   uint8
+	Slot    uint32
 }
 
 type DatapathMachineId struct {
@@ -96,21 +90,22 @@ type DatapathMachineId struct {
 }
 
 type DatapathMover struct {
-	_        structs.HostLayout
-	Epoch    uint64
-	Host     uint32
-	Reserved uint32
+	_     structs.HostLayout
+	Epoch uint64
+	Host  uint32
+	Slot  uint32
 }
 
 type DatapathNextHop struct {
 	_            structs.HostLayout
-	TrustedUntil uint64
+	Host         uint32
 	Ifindex      uint32
-	Mac          [6]uint8
-	Source       [6]uint8
 	Gateway      [16]uint8
+	Source       [6]uint8
+	Mac          [6]uint8
 	Kind         uint8
-	Reserved     [7]uint8
+	Reserved     [3]uint8
+	TrustedUntil uint64
 }
 
 type DatapathPort struct {
@@ -120,6 +115,8 @@ type DatapathPort struct {
 		High uint64
 		Low  uint64
 	}
+	Ifindex  uint32
+	Reserved uint32
 }
 
 type DatapathSample struct {
@@ -138,7 +135,8 @@ type DatapathSettings struct {
 	GatewayMac   [6]uint8
 	StackMac     [6]uint8
 	VerifyMac    uint8
-	Reserved     uint8
+	PortProbes   uint8
+	PortPlaces   uint32
 }
 
 type DatapathTold struct {
@@ -162,12 +160,14 @@ const (
 	DatapathMapMoved           = "moved"
 	DatapathMapPorts           = "ports"
 	DatapathMapSamples         = "samples"
+	DatapathMapSlots           = "slots"
 	DatapathMapTold            = "told"
 	DatapathProgFromElsewhere  = "from_elsewhere"
 	DatapathProgFromMachine    = "from_machine"
 	DatapathProgFromStack      = "from_stack"
 	DatapathProgFromUnderlay   = "from_underlay"
 	DatapathProgFromUnderlayL3 = "from_underlay_l3"
+	DatapathProgReadJiffies    = "read_jiffies"
 	DatapathProgToUnderlay     = "to_underlay"
 	DatapathProgToUnderlayL3   = "to_underlay_l3"
 	DatapathVarOwn             = "own"
@@ -220,6 +220,7 @@ type DatapathProgramSpecs struct {
 	FromStack      *ebpf.ProgramSpec `ebpf:"from_stack"`
 	FromUnderlay   *ebpf.ProgramSpec `ebpf:"from_underlay"`
 	FromUnderlayL3 *ebpf.ProgramSpec `ebpf:"from_underlay_l3"`
+	ReadJiffies    *ebpf.ProgramSpec `ebpf:"read_jiffies"`
 	ToUnderlay     *ebpf.ProgramSpec `ebpf:"to_underlay"`
 	ToUnderlayL3   *ebpf.ProgramSpec `ebpf:"to_underlay_l3"`
 }
@@ -237,6 +238,7 @@ type DatapathMapSpecs struct {
 	Moved      *ebpf.MapSpec `ebpf:"moved"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
 	Samples    *ebpf.MapSpec `ebpf:"samples"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Told       *ebpf.MapSpec `ebpf:"told"`
 }
 
@@ -276,6 +278,7 @@ type DatapathMaps struct {
 	Moved      *ebpf.Map `ebpf:"moved"`
 	Ports      *ebpf.Map `ebpf:"ports"`
 	Samples    *ebpf.Map `ebpf:"samples"`
+	Slots      *ebpf.Map `ebpf:"slots"`
 	Told       *ebpf.Map `ebpf:"told"`
 }
 
@@ -290,6 +293,7 @@ func (m *DatapathMaps) Close() error {
 		m.Moved,
 		m.Ports,
 		m.Samples,
+		m.Slots,
 		m.Told,
 	)
 }
@@ -310,6 +314,7 @@ type DatapathPrograms struct {
 	FromStack      *ebpf.Program `ebpf:"from_stack"`
 	FromUnderlay   *ebpf.Program `ebpf:"from_underlay"`
 	FromUnderlayL3 *ebpf.Program `ebpf:"from_underlay_l3"`
+	ReadJiffies    *ebpf.Program `ebpf:"read_jiffies"`
 	ToUnderlay     *ebpf.Program `ebpf:"to_underlay"`
 	ToUnderlayL3   *ebpf.Program `ebpf:"to_underlay_l3"`
 }
@@ -321,6 +326,7 @@ func (p *DatapathPrograms) Close() error {
 		p.FromStack,
 		p.FromUnderlay,
 		p.FromUnderlayL3,
+		p.ReadJiffies,
 		p.ToUnderlay,
 		p.ToUnderlayL3,
 	)

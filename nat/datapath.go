@@ -40,32 +40,38 @@ type Options struct {
 
 	GatewayMAC net.HardwareAddr     // of every port; nil: GatewayMAC()
 	Sizes      Sizes                // of the maps
-	Monotonic  func() time.Duration // CLOCK_MONOTONIC, as the programs read it; nil: the kernel's
+	Monotonic  func() time.Duration // the programs' clock, see clock.go; nil: the kernel's
 	Logger     *slog.Logger         // nil: slog.Default()
 }
 
 // Sizes are the numbers of entries that the maps have room for; 0 stands for the default. All of it is
 // allocated at once, so that a move never fails for memory. To change a size, the pin directory has to go.
 type Sizes struct {
-	Machines int // machines on this host, and ports; default 8192
+	Machines int // machines on this host, at most MaxMachines; default 8192
 	Moved    int // machines of the fleet that are not at home; default 65536, about 90 bytes each
-	Blocks   int // blocks of the fleet; default 65536
+	Blocks   int // blocks of the fleet: the highest number, and one; default 65536
 	Hosts    int // hosts of the fleet; default 16384
 }
 
 // Datapath is the translation in the kernel. Its methods are safe for concurrent use.
 type Datapath struct {
 	plan      addr.Plan
+	cell      addr.Cell
 	host      addr.Host
 	stack     int // ifindex of ip6d0, or 0
 	dir       string
 	monotonic func() time.Duration
+	tick      time.Duration // of that clock
 	log       *slog.Logger
 	names     []string // of drops, by reason
 	objects   bpf.DatapathObjects
 
-	mu     sync.Mutex                     // guards reading, comparing and writing an entry as one step, and
-	movers map[bpf.DatapathBlockId]uint32 // how many entries of `moved` and `machines` each block has
+	mu        sync.Mutex            // guards reading, comparing and writing an entry as one step, and what follows
+	movers    map[addr.Block]uint32 // how many entries of `moved` and `machines` each block of this cell has
+	ports     map[int]uint32        // where each device is in `ports`
+	slots     map[addr.Host]uint32  // where each host is in `hosts`
+	slotTaken map[uint32]bool
+	nextSlot  uint32 // none below is free
 }
 
 // Open loads the programs. Maps that an earlier process pinned are used as they are, and its links are updated
@@ -95,16 +101,20 @@ func Open(o Options) (_ *Datapath, err error) {
 
 	d := &Datapath{
 		plan:      o.Plan,
+		cell:      o.Cell,
 		host:      o.Host,
 		stack:     o.Stack,
 		dir:       o.PinDir,
 		monotonic: o.Monotonic,
 		log:       o.Logger,
 		names:     names,
-		movers:    make(map[bpf.DatapathBlockId]uint32),
+		movers:    make(map[addr.Block]uint32),
+		ports:     make(map[int]uint32),
+		slots:     make(map[addr.Host]uint32),
+		slotTaken: make(map[uint32]bool),
 	}
 	if d.monotonic == nil {
-		d.monotonic = monotonic
+		d.monotonic = d.readJiffies
 	}
 	if d.log == nil {
 		d.log = slog.Default()
@@ -140,8 +150,13 @@ func Open(o Options) (_ *Datapath, err error) {
 	}
 	undo = append(undo, d.objects.Close)
 
-	if err := d.countMovers(); err != nil {
+	if d.tick, err = readTick(); err != nil {
 		return nil, err
+	}
+	for _, read := range []func() error{d.countMovers, d.readPorts, d.readSlots} {
+		if err := read(); err != nil {
+			return nil, err
+		}
 	}
 	made, err = d.pinPrograms()
 	undo = append(undo, made...)
@@ -216,6 +231,7 @@ func (o Options) settings() (s bpf.DatapathSettings, err error) {
 	if err := checkMAC(mac); err != nil {
 		return s, fmt.Errorf("gateway: %w", err)
 	}
+	s.PortPlaces, s.PortProbes = portPlaces, portProbes
 	s.Host = uint32(o.Host)
 	s.Cell = uint16(endpoint.Cell())
 	s.Stable = firstHextet(o.Plan.StablePrefix())
@@ -237,13 +253,4 @@ func (o Options) settings() (s bpf.DatapathSettings, err error) {
 	s.StackIfindex = uint32(o.Stack)
 	copy(s.StackMac[:], device.HardwareAddr)
 	return s, nil
-}
-
-// monotonic reads the clock of bpf_ktime_get_ns.
-func monotonic() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
-		panic(err) // only for a clock that does not exist
-	}
-	return time.Duration(t.Nano())
 }

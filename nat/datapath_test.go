@@ -157,6 +157,7 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		"moved of cell 0":         d.PutMoved(Moved{Host: 2}),
 		"block without a home":    d.PutBlock(Block{Cell: 1}),
 		"block of cell 0xffff":    d.PutBlock(Block{Cell: 0xffff, Home: 1}),
+		"block of another cell":   d.PutBlock(Block{Cell: 2, Block: 1, Home: 1}),
 		"block beyond the last":   d.PutBlock(Block{Cell: 1, Block: addr.MaxBlock + 1, Home: 1}),
 		"next hop to this host":   d.PutHost(h(func(h *NextHop) { h.Host = 1 })),
 		"next hop on no device":   d.PutHost(h(func(h *NextHop) { h.Ifindex = 0 })),
@@ -221,8 +222,10 @@ func TestFullMapNamesItsSetting(t *testing.T) {
 func movers(t *testing.T, d *Datapath) map[addr.Block]uint32 {
 	t.Helper()
 	counts := make(map[addr.Block]uint32)
-	ok(t, list(d.objects.Blocks, "blocks", func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
-		counts[addr.Block(k.Block)] = v.Movers
+	ok(t, list(d.objects.Blocks, "blocks", func(number uint32, v bpf.DatapathBlock) {
+		if v.Movers != 0 {
+			counts[addr.Block(number)] = v.Movers
+		}
 	}))
 	return counts
 }
@@ -241,7 +244,7 @@ func TestBlocksCountTheirMovers(t *testing.T) {
 	ok(t, d.PutMoved(Moved{ID: in1, Host: 2, Epoch: 1}))
 	ok(t, d.PutMoved(Moved{ID: also1, Host: 2, Epoch: 1}))
 	ok(t, d.PutMoved(Moved{ID: in2, Host: 2, Epoch: 1})) // before its block is known
-	expect("after three", map[addr.Block]uint32{1: 2})
+	expect("after three", map[addr.Block]uint32{1: 2, 2: 1})
 	ok(t, d.PutMoved(Moved{ID: in1, Host: 3, Epoch: 2}))
 	ok(t, d.PutBlock(Block{Cell: 1, Block: 1, Home: 2}))
 	ok(t, d.PutBlock(Block{Cell: 1, Block: 2, Home: 2}))
@@ -249,14 +252,19 @@ func TestBlocksCountTheirMovers(t *testing.T) {
 
 	// a crash between the two writes, and a count that is wrong in the other direction
 	ok(t, remove(d.objects.Moved, "moved", machineKey(also1)))
-	ok(t, write(d.objects.Blocks, "blocks", blockKey(1, 2), bpf.DatapathBlock{Home: 2}))
+	ok(t, write(d.objects.Blocks, "blocks", uint32(2), bpf.DatapathBlock{Home: 2}))
 	ok(t, d.Close())
 	d = open(t, o)
 	expect("after a restart", map[addr.Block]uint32{1: 1, 2: 1})
 	ok(t, d.DeleteMoved(in1, 2))
 	ok(t, d.DeleteMoved(in1, 2))
 	ok(t, d.DeleteMoved(in2, 1))
-	expect("after deletes", map[addr.Block]uint32{1: 0, 2: 0})
+	expect("after deletes", map[addr.Block]uint32{})
+	ok(t, d.PutMachine(here(alice, 1)))
+	ok(t, d.PutMachine(here(alice, 2)))
+	expect("with a machine", map[addr.Block]uint32{1: 1})
+	ok(t, d.DeleteMachine(alice.ID(), 2))
+	expect("without it", map[addr.Block]uint32{})
 	if n := len(d.movers); n != 0 {
 		t.Errorf("%d blocks are still counted", n)
 	}
@@ -440,7 +448,7 @@ func TestAttachingAgainUpdatesInPlace(t *testing.T) {
 	if got := attached(t, port); len(got) != 0 {
 		t.Errorf("after DetachPort %v are attached", got)
 	}
-	if _, found, err := lookup[bpf.DatapathPort](second.objects.Ports, uint32(port.index)); err != nil || found {
+	if _, found, err := second.port(port.index); err != nil || found {
 		t.Errorf("after DetachPort the identity is there: %v, %v", found, err)
 	}
 }
@@ -473,7 +481,7 @@ func TestDeviceThatTookTheNumberOfOneThatWentIsAttachedAnew(t *testing.T) {
 	if all := must(d.Attachments()); len(all) != 0 {
 		t.Errorf("attachments: %v", all)
 	}
-	if _, found, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(index)); err != nil || found {
+	if _, found, err := d.port(index); err != nil || found {
 		t.Errorf("the identity of a device that has gone is there: %v, %v", found, err)
 	}
 }

@@ -71,8 +71,7 @@ func (g generator) world() {
 		r.Moved[g.stable().ID()] = g.host()
 	}
 	for range g.IntN(6) {
-		id := g.stable().ID()
-		r.Blocks[BlockID{id.Cell, id.Machine.Block()}] = g.host()
+		r.Blocks[BlockID{1, g.stable().Machine().Block()}] = g.host()
 	}
 	for _, h := range []addr.Host{2, 3, 0x10004} {
 		if g.chance(85) {

@@ -23,10 +23,16 @@ func (d *Datapath) PutMachine(m Machine) error {
 	if ok && old.Epoch > m.Epoch {
 		return fmt.Errorf("machine %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
 	}
-	if ok {
-		return d.writeMachine(m.ID, machineValue(m))
+	v := machineValue(m)
+	if m.Host != 0 {
+		if v.Slot, err = d.slot(m.Host); err != nil {
+			return fmt.Errorf("machine %s: %w", m.ID, err)
+		}
 	}
-	return d.countedAs(m.ID, func() error { return d.writeMachine(m.ID, machineValue(m)) })
+	if ok {
+		return d.writeMachine(m.ID, v)
+	}
+	return d.countedAs(m.ID, func() error { return d.writeMachine(m.ID, v) })
 }
 
 // Machine reads an entry of `machines`, and whether there is one.
@@ -86,6 +92,9 @@ func (d *Datapath) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 		return fmt.Errorf("machine %s: %w that delivers", id, ErrNotFound)
 	case v.Epoch > epoch:
 		return fmt.Errorf("machine %s: %w: %d, this is %d", id, ErrStale, v.Epoch, epoch)
+	}
+	if v.Slot, err = d.slot(to); err != nil {
+		return fmt.Errorf("machine %s: %w", id, err)
 	}
 	v.State, v.Host, v.Epoch = uint8(Away), uint32(to), epoch
 	return d.writeMachine(id, v)

@@ -40,6 +40,9 @@ func (s Sizes) check() error {
 			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, name, n, MaxSize)
 		}
 	}
+	if n := s.fill().Machines; n > MaxMachines {
+		return fmt.Errorf("%w: size of machines is %d, must be 1 to %d", ErrInvalid, n, MaxMachines)
+	}
 	return nil
 }
 
@@ -48,10 +51,11 @@ func (s Sizes) byMap() map[string]int {
 	s = s.fill()
 	return map[string]int{
 		bpf.DatapathMapMachines: s.Machines,
-		bpf.DatapathMapPorts:    s.Machines,
+		bpf.DatapathMapPorts:    portPlaces,
 		bpf.DatapathMapMoved:    s.Moved,
 		bpf.DatapathMapBlocks:   s.Blocks,
 		bpf.DatapathMapHosts:    s.Hosts,
+		bpf.DatapathMapSlots:    s.Hosts,
 	}
 }
 
@@ -63,8 +67,8 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 
 // sizeSetting is the setting that a map's size comes from.
 func sizeSetting(name string) string {
-	if name == bpf.DatapathMapPorts {
-		name = bpf.DatapathMapMachines
+	if name == bpf.DatapathMapSlots {
+		name = bpf.DatapathMapHosts
 	}
 	return "sizes." + name
 }
@@ -161,8 +165,11 @@ func remove(m *ebpf.Map, name string, key any) error {
 	return nil
 }
 
-// list calls f with each entry of m.
+// list calls f with each entry of m: of an array, also with those that are zero.
 func list[K, V any](m *ebpf.Map, name string, f func(K, V)) error {
+	if m.Type() == ebpf.Array {
+		return listArray(m, name, f)
+	}
 	var key K
 	var value V
 	entries := m.Iterate()
@@ -173,6 +180,24 @@ func list[K, V any](m *ebpf.Map, name string, f func(K, V)) error {
 		return fmt.Errorf("list map %s: %w", name, err)
 	}
 	return nil
+}
+
+// listArray asks for many at once: an array has as many entries as it has room for.
+func listArray[K, V any](m *ebpf.Map, name string, f func(K, V)) error {
+	keys, values := make([]K, 4096), make([]V, 4096)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			f(keys[i], values[i])
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) { // the end
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list map %s: %w", name, err)
+		}
+	}
 }
 
 func checkMAC(mac net.HardwareAddr) error {

@@ -26,8 +26,12 @@ func (d *Datapath) PutMoved(m Moved) error {
 	if ok && old.Epoch > m.Epoch {
 		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
 	}
+	slot, err := d.slot(m.Host)
+	if err != nil {
+		return fmt.Errorf("moved %s: %w", m.ID, err)
+	}
 	put := func() error {
-		return write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host)})
+		return write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host), Slot: slot})
 	}
 	if ok {
 		return put()
@@ -63,25 +67,35 @@ func (d *Datapath) MovedEntries() ([]Moved, error) {
 	return all, err
 }
 
-// PutBlock writes an entry of `blocks`. Errors: ErrInvalid, ErrFull.
+// PutBlock writes an entry of `blocks`. Errors: ErrInvalid, also for a block of another cell than this host's; ErrFull.
 func (d *Datapath) PutBlock(b Block) error {
 	if b.Block > addr.MaxBlock || b.Home == 0 {
 		return fmt.Errorf("block %d: %w: home %d", b.Block, ErrInvalid, b.Home)
 	}
-	if err := b.Cell.Check(); err != nil {
-		return fmt.Errorf("block %d: %w: %w", b.Block, ErrInvalid, err)
+	if b.Cell != d.cell {
+		return fmt.Errorf("block %d: %w: it is of cell %d, this host of cell %d", b.Block, ErrInvalid, b.Cell, d.cell)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key := blockKey(b.Cell, b.Block)
-	return write(d.objects.Blocks, bpf.DatapathMapBlocks, key, bpf.DatapathBlock{Home: uint32(b.Home), Movers: d.movers[key]})
+	if size := d.objects.Blocks.MaxEntries(); uint32(b.Block) >= size {
+		return fmt.Errorf("block %d: %w: %s has room for blocks 0 to %d, raise %s", b.Block, ErrFull, bpf.DatapathMapBlocks, size-1, sizeSetting(bpf.DatapathMapBlocks))
+	}
+	slot, err := d.slot(b.Home)
+	if err != nil {
+		return fmt.Errorf("block %d: %w", b.Block, err)
+	}
+	v := bpf.DatapathBlock{Home: uint32(b.Home), Slot: slot, Movers: d.movers[b.Block]}
+	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(b.Block), v)
 }
 
 // DeleteBlock deletes an entry of `blocks`. That there is none is no error.
 func (d *Datapath) DeleteBlock(c addr.Cell, b addr.Block) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return remove(d.objects.Blocks, bpf.DatapathMapBlocks, blockKey(c, b))
+	if c != d.cell || uint32(b) >= d.objects.Blocks.MaxEntries() {
+		return nil
+	}
+	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(b), bpf.DatapathBlock{Movers: d.movers[b]})
 }
 
 // Blocks lists `blocks`, in no order.
@@ -89,8 +103,10 @@ func (d *Datapath) Blocks() ([]Block, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var all []Block
-	err := list(d.objects.Blocks, bpf.DatapathMapBlocks, func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
-		all = append(all, Block{Cell: addr.Cell(k.Cell), Block: addr.Block(k.Block), Home: addr.Host(v.Home)})
+	err := list(d.objects.Blocks, bpf.DatapathMapBlocks, func(number uint32, v bpf.DatapathBlock) {
+		if v.Home != 0 {
+			all = append(all, Block{Cell: d.cell, Block: addr.Block(number), Home: addr.Host(v.Home)})
+		}
 	})
 	return all, err
 }
@@ -108,62 +124,65 @@ func (d *Datapath) countedAs(id addr.ID, put func() error) error {
 	return nil
 }
 
-// addMovers counts the entries of `moved` and `machines` that a block has, in its entry too, where it has one.
+// addMovers counts the entries of `moved` and `machines` that a block of this cell has, in its entry too. Of other cells
+// nothing is known but these entries, and all of them are looked for.
 func (d *Datapath) addMovers(id addr.ID, n int) error {
-	key := blockOf(id)
-	movers := uint32(int(d.movers[key]) + n)
-	v, ok, err := lookup[bpf.DatapathBlock](d.objects.Blocks, key)
-	if err != nil {
-		return fmt.Errorf("block %d: read: %w", key.Block, err)
+	if id.Cell != d.cell {
+		return nil
 	}
-	if ok {
-		v.Movers = movers
-		if err := write(d.objects.Blocks, bpf.DatapathMapBlocks, key, v); err != nil {
-			return err
-		}
+	block := id.Machine.Block()
+	movers := uint32(int(d.movers[block]) + n)
+	if err := d.writeMovers(block, movers); err != nil {
+		return err
 	}
 	if movers == 0 {
-		delete(d.movers, key)
+		delete(d.movers, block)
 	} else {
-		d.movers[key] = movers
+		d.movers[block] = movers
 	}
 	return nil
+}
+
+func (d *Datapath) writeMovers(block addr.Block, movers uint32) error {
+	if uint32(block) >= d.objects.Blocks.MaxEntries() {
+		return nil // there is no entry which could say that there are none
+	}
+	v, _, err := lookup[bpf.DatapathBlock](d.objects.Blocks, uint32(block))
+	if err != nil {
+		return fmt.Errorf("block %d: read: %w", block, err)
+	}
+	v.Movers = movers
+	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(block), v)
 }
 
 // countMovers counts the pinned entries, and puts right what a crash between two writes left wrong.
 func (d *Datapath) countMovers() error {
-	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) {
-		d.movers[blockOf(machineID(k))]++
-	})
+	count := func(k bpf.DatapathMachineId) {
+		if id := machineID(k); id.Cell == d.cell {
+			d.movers[id.Machine.Block()]++
+		}
+	}
+	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) { count(k) })
 	if err != nil {
 		return err
 	}
-	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) {
-		d.movers[blockOf(machineID(k))]++
-	})
+	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) { count(k) })
 	if err != nil {
 		return err
 	}
-	wrong := make(map[bpf.DatapathBlockId]bpf.DatapathBlock)
-	err = list(d.objects.Blocks, bpf.DatapathMapBlocks, func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
-		if v.Movers != d.movers[k] {
-			v.Movers = d.movers[k]
-			wrong[k] = v
+	var wrong []addr.Block
+	err = list(d.objects.Blocks, bpf.DatapathMapBlocks, func(number uint32, v bpf.DatapathBlock) {
+		if v.Movers != d.movers[addr.Block(number)] {
+			wrong = append(wrong, addr.Block(number))
 		}
 	})
 	if err != nil {
 		return err
 	}
-	for k, v := range wrong {
-		if err := write(d.objects.Blocks, bpf.DatapathMapBlocks, k, v); err != nil {
+	for _, block := range wrong {
+		if err := d.writeMovers(block, d.movers[block]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-func blockKey(c addr.Cell, b addr.Block) bpf.DatapathBlockId {
-	return bpf.DatapathBlockId{Block: uint32(b), Cell: uint16(c)}
-}
-
-func blockOf(id addr.ID) bpf.DatapathBlockId { return blockKey(id.Cell, id.Machine.Block()) }
