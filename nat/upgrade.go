@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,10 @@ const nextSuffix = "_next"
 // openMap takes the map that is pinned at path, or one that fits s with its entries, or makes it. What it did can be
 // undone. Errors: ErrLayout, ErrPermission.
 func openMap(s *ebpf.MapSpec, path string, log *slog.Logger) (m *ebpf.Map, undo []func() error, err error) {
+	if indexed(s.Type) {
+		s = s.Copy()
+		s.Key = &btf.Int{Name: "index", Size: s.KeySize} // with an enum as the index, the kernel keeps no types at all
+	}
 	old, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeMap(s, path)
