@@ -45,7 +45,7 @@ type Options struct {
 }
 
 // Sizes are the numbers of entries that the maps have room for; 0 stands for the default. All of it is
-// allocated at once, so that a move never fails for memory. To change a size, the pin directory has to go.
+// allocated at once, so that a move never fails for memory. A size can change from one Open to the next.
 type Sizes struct {
 	Machines int // machines on this host, at most MaxMachines; default 8192
 	Moved    int // machines of the fleet that are not at home; default 65536, about 90 bytes each
@@ -74,21 +74,27 @@ type Datapath struct {
 	nextSlot  uint32 // none below is free
 }
 
-// Open loads the programs. Maps that an earlier process pinned are used as they are, and its links are updated
-// to the new programs in place: packets flow all the while. An Open that fails leaves behind nothing of its own.
+// Open loads the programs. Maps that an earlier process pinned keep their entries, also when this version or its
+// sizes ask for other maps, and its links are updated to the new programs in place: packets flow all the while. An
+// Open that fails leaves behind nothing of its own.
 //
 // Errors: ErrInvalid, ErrKernel, ErrPermission, ErrNoBPFFS, ErrLayout.
-func Open(o Options) (_ *Datapath, err error) {
+func Open(o Options) (*Datapath, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	return openSpec(o, spec)
+}
+
+// openSpec is Open with other programs and maps.
+func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 	settings, err := o.settings()
 	if err != nil {
 		return nil, err
 	}
 	if err := CheckRequirements(o.PinDir); err != nil {
 		return nil, err
-	}
-	spec, err := bpf.LoadDatapath()
-	if err != nil {
-		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	names, err := dropNames(spec.Types)
 	if err != nil {
@@ -136,7 +142,7 @@ func Open(o Options) (_ *Datapath, err error) {
 			return nil, err
 		}
 	}
-	maps, made, err := openMaps(spec, filepath.Join(d.dir, mapsDir))
+	maps, made, err := openMaps(spec, filepath.Join(d.dir, mapsDir), d.log)
 	undo = append(undo, made...)
 	if err != nil {
 		return nil, err
@@ -164,6 +170,9 @@ func Open(o Options) (_ *Datapath, err error) {
 		return nil, err
 	}
 	if err := d.updateLinks(); err != nil {
+		return nil, err
+	}
+	if err := removeStrays(spec, filepath.Join(d.dir, mapsDir)); err != nil {
 		return nil, err
 	}
 	return d, nil

@@ -312,38 +312,6 @@ func TestEntriesSurviveCloseAndOpen(t *testing.T) {
 	}
 }
 
-func TestPinnedMapOfAnotherSizeIsRefusedWithTheWayOut(t *testing.T) {
-	o := options(pinDir(t))
-	ok(t, open(t, o).Close())
-	o.Sizes.Moved = 9
-	_, err := Open(o)
-	if !errors.Is(err, ErrLayout) {
-		t.Fatalf("error %v, want ErrLayout", err)
-	}
-	for _, part := range []string{"moved", "8", "9", "sizes.moved", o.PinDir} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not name %s", err, part)
-		}
-	}
-	ok(t, Remove(o.PinDir))
-	ok(t, open(t, o).Close())
-}
-
-func TestPinnedMapOfAnotherVersionIsRefusedWithTheWayOut(t *testing.T) {
-	o := options(pinDir(t))
-	ok(t, open(t, o).Close())
-	path := filepath.Join(o.PinDir, mapsDir, bpf.DatapathMapMachines)
-	ok(t, os.Remove(path))
-	other, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 8})
-	ok(t, err)
-	defer other.Close()
-	ok(t, other.Pin(path))
-	_, err = Open(o)
-	if !errors.Is(err, ErrLayout) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "remove "+o.PinDir) {
-		t.Errorf("error %v", err)
-	}
-}
-
 func TestFailedOpenLeavesNothingBehind(t *testing.T) {
 	dir := pinDir(t)
 	o := options(filepath.Join(dir, "deep", "er"))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -73,8 +74,9 @@ func sizeSetting(name string) string {
 	return "sizes." + name
 }
 
-// openMaps takes the maps that are pinned in dir, and makes the others. What it made can be undone.
-func openMaps(spec *ebpf.CollectionSpec, dir string) (maps map[string]*ebpf.Map, undo []func() error, err error) {
+// openMaps takes the maps that are pinned in dir, remakes those that do not fit, and makes the others. What it did can
+// be undone. Errors: ErrLayout, ErrPermission.
+func openMaps(spec *ebpf.CollectionSpec, dir string, log *slog.Logger) (maps map[string]*ebpf.Map, undo []func() error, err error) {
 	maps = make(map[string]*ebpf.Map)
 	defer func() {
 		for _, m := range maps {
@@ -87,38 +89,14 @@ func openMaps(spec *ebpf.CollectionSpec, dir string) (maps map[string]*ebpf.Map,
 		if name == ".rodata" { // the settings: each load has its own
 			continue
 		}
-		path := filepath.Join(dir, name)
-		_, statErr := os.Stat(path)
-		s.Pinning = ebpf.PinByName
-		m, err := ebpf.NewMapWithOptions(s, ebpf.MapOptions{PinPath: dir})
-		if errors.Is(err, ebpf.ErrMapIncompatible) {
-			return maps, undo, layoutError(name, path, s)
-		}
+		m, done, err := openMap(s, filepath.Join(dir, name), log)
+		undo = append(undo, done...)
 		if err != nil {
 			return maps, undo, fmt.Errorf("open map %s: %w", name, err)
 		}
 		maps[name] = m
-		if errors.Is(statErr, os.ErrNotExist) {
-			undo = append(undo, func() error { return os.Remove(path) })
-		}
 	}
 	return maps, undo, nil
-}
-
-// layoutError says how the pinned map differs, and the way out.
-func layoutError(name, path string, want *ebpf.MapSpec) error {
-	dir := filepath.Dir(filepath.Dir(path))
-	got, err := ebpf.LoadPinnedMap(path, nil)
-	if err != nil {
-		return fmt.Errorf("%w: map %s at %s: %w", ErrLayout, name, path, err)
-	}
-	defer got.Close()
-	if got.Type() == want.Type && got.KeySize() == want.KeySize && got.ValueSize() == want.ValueSize {
-		return fmt.Errorf("%w: map %s at %s has room for %d entries, %s asks for %d: set it back, or remove %s (packets stop until the maps are filled again)",
-			ErrLayout, name, path, got.MaxEntries(), sizeSetting(name), want.MaxEntries, dir)
-	}
-	return fmt.Errorf("%w: map %s at %s was made by another version of ip6d (%v with keys of %d and values of %d bytes, this version: %v, %d, %d): remove %s (packets stop until the maps are filled again)",
-		ErrLayout, name, path, got.Type(), got.KeySize(), got.ValueSize(), want.Type, want.KeySize, want.ValueSize, dir)
 }
 
 // makeDir makes a directory and those above it. What it made can be undone.
