@@ -175,10 +175,10 @@ func (d difference) copyEntries(from, to *ebpf.Map) (n int, err error) {
 		if indexed(from.Type()) && !slices.ContainsFunc(values, notZero) {
 			continue // as the new map begins
 		}
-		if i := binary.NativeEndian.Uint32(key); indexed(from.Type()) && i >= to.MaxEntries() {
-			return n, fmt.Errorf("its entry %d is in use, this version's ends before %d", i, to.MaxEntries())
+		if n++; indexed(from.Type()) { // an entry needs all the places before it
+			n = int(binary.NativeEndian.Uint32(key)) + 1
 		}
-		if n++; n > int(to.MaxEntries()) {
+		if n > int(to.MaxEntries()) {
 			continue // only to count them
 		}
 		if key, err = d.key.convert(key); err != nil {

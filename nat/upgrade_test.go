@@ -131,7 +131,7 @@ func TestSizesChangeWithARestart(t *testing.T) {
 	ok(t, d.Close())
 	for _, sizes := range []Sizes{
 		{Machines: 16, Moved: 17, Blocks: 18, Hosts: 19},
-		{Machines: 1, Moved: 1, Blocks: 1, Hosts: 1},
+		{Machines: 1, Moved: 1, Blocks: 3, Hosts: 2}, // blocks 0 to 2
 	} {
 		o.Sizes = sizes
 		d = open(t, o)
@@ -139,8 +139,8 @@ func TestSizesChangeWithARestart(t *testing.T) {
 			t.Errorf("sizes %+v: entries are %+v, want %+v", sizes, got, want)
 		}
 		for m, size := range map[*ebpf.Map]int{
-			d.objects.Ports: sizes.Machines, d.objects.Machines: sizes.Machines, d.objects.Moved: sizes.Moved,
-			d.objects.Blocks: sizes.Blocks, d.objects.Hosts: sizes.Hosts,
+			d.objects.Machines: sizes.Machines, d.objects.Moved: sizes.Moved, d.objects.Blocks: sizes.Blocks,
+			d.objects.Hosts: sizes.Hosts, d.objects.Slots: sizes.Hosts,
 		} {
 			if int(m.MaxEntries()) != size {
 				t.Errorf("sizes %+v: %s has %d", sizes, m, m.MaxEntries())
