@@ -192,13 +192,12 @@ static __always_inline struct place home(const struct block *block)
 
 /* believed is where this host believes a machine to be that is not here: its own entry, else its
  * block's home. */
-static __always_inline struct place believed(const struct numbers *to)
+static __always_inline struct place believed(const struct numbers *to, const struct block *block)
 {
 	struct machine_id id = {.machine = to->machine, .cell = to->cell};
-	struct block *block = find_block(to);
 	struct mover *mover;
 
-	if (block && !block->movers)
+	if (block && !block->moved)
 		return home(block);
 	mover = bpf_map_lookup_elem(&moved, &id);
 	return mover ? (struct place){mover->host, mover->slot} : home(block);
@@ -218,24 +217,21 @@ static __always_inline struct place at_endpoint(const struct numbers *to)
 static __always_inline enum drop_reason locate(const struct packet *p, struct machine *machine,
 					       struct place *place, enum way way)
 {
+	struct block *block = NULL;
 	enum drop_reason refused;
 
 	if (p->to.network == 0) {
 		*place = at_endpoint(&p->to);
 		return DROP_NONE;
 	}
-	/* What machines send goes mostly to other hosts, and mostly to machines that never moved. */
-	if (way == FROM_MACHINE) {
-		struct block *block = find_block(&p->to);
-
-		if (block && !block->movers && block->home && block->home != own.host) {
-			*place = home(block);
-			return DROP_NONE;
-		}
+	if (way ==
+	    FROM_MACHINE) /* which sends mostly to other hosts; the others bring what is for here */
+		block = find_block(&p->to);
+	if (!block || block->here) {
+		refused = find(&p->to, machine);
+		if (refused)
+			return refused;
 	}
-	refused = find(&p->to, machine);
-	if (refused)
-		return refused;
 
 	*place = (struct place){machine->host, machine->slot};
 	switch (machine->state) {
@@ -251,7 +247,9 @@ static __always_inline enum drop_reason locate(const struct packet *p, struct ma
 		return DROP_NONE;
 	}
 
-	*place = believed(&p->to);
+	if (way != FROM_MACHINE)
+		block = find_block(&p->to);
+	*place = believed(&p->to, block);
 	if (!place->host || place->host == own.host)
 		return DROP_NOT_HERE;
 	return place->host == p->from.host ? DROP_LOOP : DROP_NONE;

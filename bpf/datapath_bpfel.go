@@ -14,10 +14,11 @@ import (
 )
 
 type DatapathBlock struct {
-	_      structs.HostLayout
-	Home   uint32
-	Slot   uint32
-	Movers uint32
+	_     structs.HostLayout
+	Home  uint32
+	Slot  uint32
+	Moved uint32
+	Here  uint32
 }
 
 type DatapathDropReason uint32

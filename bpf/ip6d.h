@@ -71,8 +71,10 @@ struct mover {
 struct block {
 	__u32 home; /* 0: nobody is home of it, as far as is known here */
 	__u32 slot; /* of home in `hosts` */
-	__u32 movers; /* entries of `moved` and `machines` in this block: with none, every machine of it
-		       * is at home, and no other map need be asked */
+	/* how many of its machines have an entry in `moved`, and in `machines`: with none, there is no
+	 * need to look there */
+	__u32 moved;
+	__u32 here;
 };
 
 /* `ports`: who may send on a device. Its place is its number modulo port_places, or one of the next

@@ -67,7 +67,7 @@ type Datapath struct {
 	objects   bpf.DatapathObjects
 
 	mu        sync.Mutex            // guards reading, comparing and writing an entry as one step, and what follows
-	movers    map[addr.Block]uint32 // how many entries of `moved` and `machines` each block of this cell has
+	counts    map[addr.Block]counts // of the blocks of this cell that have any
 	ports     map[int]uint32        // where each device is in `ports`
 	slots     map[addr.Host]uint32  // where each host is in `hosts`
 	slotTaken map[uint32]bool
@@ -114,7 +114,7 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 		monotonic: o.Monotonic,
 		log:       o.Logger,
 		names:     names,
-		movers:    make(map[addr.Block]uint32),
+		counts:    make(map[addr.Block]counts),
 		ports:     make(map[int]uint32),
 		slots:     make(map[addr.Host]uint32),
 		slotTaken: make(map[uint32]bool),
@@ -159,7 +159,7 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 	if d.tick, err = readTick(); err != nil {
 		return nil, err
 	}
-	for _, read := range []func() error{d.countMovers, d.readPorts, d.readSlots} {
+	for _, read := range []func() error{d.readCounts, d.readPorts, d.readSlots} {
 		if err := read(); err != nil {
 			return nil, err
 		}

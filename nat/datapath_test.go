@@ -218,24 +218,24 @@ func TestFullMapNamesItsSetting(t *testing.T) {
 	ok(t, d.PutMoved(Moved{ID: stable(5, 1, 0).ID(), Host: 3, Epoch: 2}))
 }
 
-// movers reads the counts that the programs see.
-func movers(t *testing.T, d *Datapath) map[addr.Block]uint32 {
+// blockCounts reads the counts that the programs see.
+func blockCounts(t *testing.T, d *Datapath) map[addr.Block]counts {
 	t.Helper()
-	counts := make(map[addr.Block]uint32)
+	all := make(map[addr.Block]counts)
 	ok(t, list(d.objects.Blocks, "blocks", func(number uint32, v bpf.DatapathBlock) {
-		if v.Movers != 0 {
-			counts[addr.Block(number)] = v.Movers
+		if v.Moved != 0 || v.Here != 0 {
+			all[addr.Block(number)] = counts{int(v.Moved), int(v.Here)}
 		}
 	}))
-	return counts
+	return all
 }
 
-func TestBlocksCountTheirMovers(t *testing.T) {
+func TestBlocksCountTheirMachines(t *testing.T) {
 	o := options(pinDir(t))
 	d := open(t, o)
-	expect := func(when string, want map[addr.Block]uint32) {
+	expect := func(when string, want map[addr.Block]counts) {
 		t.Helper()
-		if got := movers(t, d); !reflect.DeepEqual(got, want) {
+		if got := blockCounts(t, d); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v, want %v", when, got, want)
 		}
 	}
@@ -244,28 +244,28 @@ func TestBlocksCountTheirMovers(t *testing.T) {
 	ok(t, d.PutMoved(Moved{ID: in1, Host: 2, Epoch: 1}))
 	ok(t, d.PutMoved(Moved{ID: also1, Host: 2, Epoch: 1}))
 	ok(t, d.PutMoved(Moved{ID: in2, Host: 2, Epoch: 1})) // before its block is known
-	expect("after three", map[addr.Block]uint32{1: 2, 2: 1})
+	ok(t, d.PutMachine(here(alice, 1)))
+	ok(t, d.PutMachine(here(alice, 2)))
+	expect("after four", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
 	ok(t, d.PutMoved(Moved{ID: in1, Host: 3, Epoch: 2}))
 	ok(t, d.PutBlock(Block{Cell: 1, Block: 1, Home: 2}))
 	ok(t, d.PutBlock(Block{Cell: 1, Block: 2, Home: 2}))
-	expect("after changes", map[addr.Block]uint32{1: 2, 2: 1})
+	expect("after changes", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
+	ok(t, d.DeleteBlock(1, 2))
+	expect("without a home", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
 
 	// a crash between the two writes, and a count that is wrong in the other direction
 	ok(t, remove(d.objects.Moved, "moved", machineKey(also1)))
-	ok(t, write(d.objects.Blocks, "blocks", uint32(2), bpf.DatapathBlock{Home: 2}))
+	ok(t, write(d.objects.Blocks, "blocks", uint32(2), bpf.DatapathBlock{Home: 2, Here: 3}))
 	ok(t, d.Close())
 	d = open(t, o)
-	expect("after a restart", map[addr.Block]uint32{1: 1, 2: 1})
+	expect("after a restart", map[addr.Block]counts{1: {1, 1}, 2: {1, 0}})
 	ok(t, d.DeleteMoved(in1, 2))
 	ok(t, d.DeleteMoved(in1, 2))
 	ok(t, d.DeleteMoved(in2, 1))
-	expect("after deletes", map[addr.Block]uint32{})
-	ok(t, d.PutMachine(here(alice, 1)))
-	ok(t, d.PutMachine(here(alice, 2)))
-	expect("with a machine", map[addr.Block]uint32{1: 1})
 	ok(t, d.DeleteMachine(alice.ID(), 2))
-	expect("without it", map[addr.Block]uint32{})
-	if n := len(d.movers); n != 0 {
+	expect("after deletes", map[addr.Block]counts{})
+	if n := len(d.counts); n != 0 {
 		t.Errorf("%d blocks are still counted", n)
 	}
 }
@@ -459,7 +459,7 @@ func TestAttachingToNoDeviceLeavesNoIdentity(t *testing.T) {
 	if err := d.AttachPort(99999, alice); err == nil {
 		t.Fatal("attached")
 	}
-	if _, found, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(99999)); err != nil || found {
+	if _, found, err := d.port(99999); err != nil || found {
 		t.Errorf("the identity is there: %v, %v", found, err)
 	}
 }
@@ -488,7 +488,7 @@ func TestDatapathIsSafeForConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := movers(t, d)[1]; got != 6 {
-		t.Errorf("block counts %d movers, %d are there", got, len(must(d.MovedEntries())))
+	if got := blockCounts(t, d)[1]; got != (counts{moved: 6}) {
+		t.Errorf("block counts %+v, %d movers are there", got, len(must(d.MovedEntries())))
 	}
 }

@@ -32,7 +32,7 @@ func (d *Datapath) PutMachine(m Machine) error {
 	if ok {
 		return d.writeMachine(m.ID, v)
 	}
-	return d.countedAs(m.ID, func() error { return d.writeMachine(m.ID, v) })
+	return d.counted(m.ID, counts{here: 1}, func() error { return d.writeMachine(m.ID, v) })
 }
 
 // Machine reads an entry of `machines`, and whether there is one.
@@ -70,7 +70,7 @@ func (d *Datapath) DeleteMachine(id addr.ID, epoch uint64) error {
 	if err := remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id)); err != nil {
 		return err
 	}
-	return d.addMovers(id, -1)
+	return d.count(id, counts{here: -1})
 }
 
 // Flip makes an entry that delivers lead away, to a host, in one map write: from then on no packet enters the

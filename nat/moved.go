@@ -36,7 +36,7 @@ func (d *Datapath) PutMoved(m Moved) error {
 	if ok {
 		return put()
 	}
-	return d.countedAs(m.ID, put)
+	return d.counted(m.ID, counts{moved: 1}, put)
 }
 
 // DeleteMoved deletes the entry of that epoch or a lower one. That there is none is no error. Errors: ErrStale.
@@ -53,7 +53,7 @@ func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	if err := remove(d.objects.Moved, bpf.DatapathMapMoved, machineKey(id)); err != nil {
 		return err
 	}
-	return d.addMovers(id, -1)
+	return d.count(id, counts{moved: -1})
 }
 
 // MovedEntries lists `moved`, in no order.
@@ -84,8 +84,7 @@ func (d *Datapath) PutBlock(b Block) error {
 	if err != nil {
 		return fmt.Errorf("block %d: %w", b.Block, err)
 	}
-	v := bpf.DatapathBlock{Home: uint32(b.Home), Slot: slot, Movers: d.movers[b.Block]}
-	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(b.Block), v)
+	return d.writeBlock(b.Block, bpf.DatapathBlock{Home: uint32(b.Home), Slot: slot}, d.counts[b.Block])
 }
 
 // DeleteBlock deletes an entry of `blocks`. That there is none is no error.
@@ -95,7 +94,7 @@ func (d *Datapath) DeleteBlock(c addr.Cell, b addr.Block) error {
 	if c != d.cell || uint32(b) >= d.objects.Blocks.MaxEntries() {
 		return nil
 	}
-	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(b), bpf.DatapathBlock{Movers: d.movers[b]})
+	return d.writeBlock(b, bpf.DatapathBlock{}, d.counts[b])
 }
 
 // Blocks lists `blocks`, in no order.
@@ -111,39 +110,43 @@ func (d *Datapath) Blocks() ([]Block, error) {
 	return all, err
 }
 
-// countedAs counts a new entry of `moved` or `machines` in its block, and has it put. In that order: in a block without
-// movers it would not be looked for.
-func (d *Datapath) countedAs(id addr.ID, put func() error) error {
-	if err := d.addMovers(id, 1); err != nil {
+// counts are how many machines of a block have an entry in `moved`, and in `machines`.
+type counts struct{ moved, here int }
+
+func (c counts) plus(o counts) counts { return counts{c.moved + o.moved, c.here + o.here} }
+
+// counted counts a new entry in its block, and has it put. In that order: where there is none it would not be looked for.
+func (d *Datapath) counted(id addr.ID, more counts, put func() error) error {
+	if err := d.count(id, more); err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
 	if err := put(); err != nil {
 		// one too many costs a needless look, and the next start counts anew
-		return errors.Join(err, d.addMovers(id, -1))
+		return errors.Join(err, d.count(id, counts{-more.moved, -more.here}))
 	}
 	return nil
 }
 
-// addMovers counts the entries of `moved` and `machines` that a block of this cell has, in its entry too. Of other cells
-// nothing is known but these entries, and all of them are looked for.
-func (d *Datapath) addMovers(id addr.ID, n int) error {
+// count counts entries, in their block's entry too. Of blocks of other cells nothing is known, and all entries are
+// looked for.
+func (d *Datapath) count(id addr.ID, more counts) error {
 	if id.Cell != d.cell {
 		return nil
 	}
 	block := id.Machine.Block()
-	movers := uint32(int(d.movers[block]) + n)
-	if err := d.writeMovers(block, movers); err != nil {
+	now := d.counts[block].plus(more)
+	if err := d.writeCounts(block, now); err != nil {
 		return err
 	}
-	if movers == 0 {
-		delete(d.movers, block)
+	if now == (counts{}) {
+		delete(d.counts, block)
 	} else {
-		d.movers[block] = movers
+		d.counts[block] = now
 	}
 	return nil
 }
 
-func (d *Datapath) writeMovers(block addr.Block, movers uint32) error {
+func (d *Datapath) writeCounts(block addr.Block, c counts) error {
 	if uint32(block) >= d.objects.Blocks.MaxEntries() {
 		return nil // there is no entry which could say that there are none
 	}
@@ -151,36 +154,40 @@ func (d *Datapath) writeMovers(block addr.Block, movers uint32) error {
 	if err != nil {
 		return fmt.Errorf("block %d: read: %w", block, err)
 	}
-	v.Movers = movers
+	return d.writeBlock(block, v, c)
+}
+
+func (d *Datapath) writeBlock(block addr.Block, v bpf.DatapathBlock, c counts) error {
+	v.Moved, v.Here = uint32(c.moved), uint32(c.here)
 	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(block), v)
 }
 
-// countMovers counts the pinned entries, and puts right what a crash between two writes left wrong.
-func (d *Datapath) countMovers() error {
-	count := func(k bpf.DatapathMachineId) {
+// readCounts counts the pinned entries, and puts right what a crash between two writes left wrong.
+func (d *Datapath) readCounts() error {
+	count := func(k bpf.DatapathMachineId, one counts) {
 		if id := machineID(k); id.Cell == d.cell {
-			d.movers[id.Machine.Block()]++
+			d.counts[id.Machine.Block()] = d.counts[id.Machine.Block()].plus(one)
 		}
 	}
-	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) { count(k) })
+	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) { count(k, counts{moved: 1}) })
 	if err != nil {
 		return err
 	}
-	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) { count(k) })
+	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) { count(k, counts{here: 1}) })
 	if err != nil {
 		return err
 	}
 	var wrong []addr.Block
 	err = list(d.objects.Blocks, bpf.DatapathMapBlocks, func(number uint32, v bpf.DatapathBlock) {
-		if v.Movers != d.movers[addr.Block(number)] {
-			wrong = append(wrong, addr.Block(number))
+		if block := addr.Block(number); d.counts[block] != (counts{int(v.Moved), int(v.Here)}) {
+			wrong = append(wrong, block)
 		}
 	})
 	if err != nil {
 		return err
 	}
 	for _, block := range wrong {
-		if err := d.writeMovers(block, d.movers[block]); err != nil {
+		if err := d.writeCounts(block, d.counts[block]); err != nil {
 			return err
 		}
 	}
