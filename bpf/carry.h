@@ -4,6 +4,7 @@
 #include "event.h"
 
 #define BLOCK_SHIFT 8 /* 256 machines in a block */
+#define BLOCK_SIZE  (1 << BLOCK_SHIFT)
 
 /* skb->tc_index of what the datapath sends to the underlay, for to_underlay to know it by. Only
  * this computer's own programs can set it, and it is 0 on every packet that comes in. */
@@ -194,13 +195,20 @@ static __always_inline struct place home(const struct block *block)
  * block's home. */
 static __always_inline struct place believed(const struct numbers *to, const struct block *block)
 {
-	struct machine_id id = {.machine = to->machine, .cell = to->cell};
-	struct mover *mover;
+	__u32 number = to->machine >> BLOCK_SHIFT;
+	struct movers *movers;
+	struct next_hop *hop;
+	__u32 slot;
 
-	if (block && !block->moved)
+	if (!block || !block->moved)
 		return home(block);
-	mover = bpf_map_lookup_elem(&moved, &id);
-	return mover ? (struct place){mover->host, mover->slot} : home(block);
+	movers = bpf_map_lookup_elem(&moved, &number);
+	slot = movers ? movers->slot[to->machine & (BLOCK_SIZE - 1)] : 0;
+	if (!slot)
+		return home(block);
+	slot--;
+	hop = bpf_map_lookup_elem(&hosts, &slot);
+	return (struct place){hop ? hop->host : 0, slot};
 }
 
 /* at_endpoint is the host of an endpoint: the machine is the host. */

@@ -63,6 +63,11 @@ const (
 	DatapathDropReasonDROP_REASONS             DatapathDropReason = 36
 )
 
+type DatapathEpochs struct {
+	_     structs.HostLayout
+	Epoch [256]uint64
+}
+
 type DatapathEventsLostCause uint32
 
 const (
@@ -90,11 +95,9 @@ type DatapathMachineId struct {
 	Reserved uint16
 }
 
-type DatapathMover struct {
-	_     structs.HostLayout
-	Epoch uint64
-	Host  uint32
-	Slot  uint32
+type DatapathMovers struct {
+	_    structs.HostLayout
+	Slot [256]uint16
 }
 
 type DatapathNextHop struct {
@@ -154,6 +157,7 @@ type DatapathTold struct {
 const (
 	DatapathMapBlocks          = "blocks"
 	DatapathMapDrops           = "drops"
+	DatapathMapEpochs          = "epochs"
 	DatapathMapEvents          = "events"
 	DatapathMapEventsLost      = "events_lost"
 	DatapathMapHosts           = "hosts"
@@ -232,6 +236,7 @@ type DatapathProgramSpecs struct {
 type DatapathMapSpecs struct {
 	Blocks     *ebpf.MapSpec `ebpf:"blocks"`
 	Drops      *ebpf.MapSpec `ebpf:"drops"`
+	Epochs     *ebpf.MapSpec `ebpf:"epochs"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	EventsLost *ebpf.MapSpec `ebpf:"events_lost"`
 	Hosts      *ebpf.MapSpec `ebpf:"hosts"`
@@ -272,6 +277,7 @@ func (o *DatapathObjects) Close() error {
 type DatapathMaps struct {
 	Blocks     *ebpf.Map `ebpf:"blocks"`
 	Drops      *ebpf.Map `ebpf:"drops"`
+	Epochs     *ebpf.Map `ebpf:"epochs"`
 	Events     *ebpf.Map `ebpf:"events"`
 	EventsLost *ebpf.Map `ebpf:"events_lost"`
 	Hosts      *ebpf.Map `ebpf:"hosts"`
@@ -287,6 +293,7 @@ func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Blocks,
 		m.Drops,
+		m.Epochs,
 		m.Events,
 		m.EventsLost,
 		m.Hosts,

@@ -27,7 +27,7 @@ struct settings {
 	__u32 port_places; /* of `ports`: a power of two */
 };
 
-/* Key of `machines` and `moved`. */
+/* Key of `machines`. */
 struct machine_id {
 	__u32 machine;
 	__u16 cell;
@@ -60,11 +60,16 @@ struct machine {
 	__u32 slot; /* of host in `hosts` */
 };
 
-/* `moved`: machines whose host is not their block's home. */
-struct mover {
-	__u64 epoch;
-	__u32 host;
-	__u32 slot; /* of host in `hosts` */
+/* `moved`, by block: machines whose host is not their block's home. A host's slot in two bytes, and
+ * that of a machine by its number: where a million have moved, it is this that a packet's way costs, as
+ * each page of memory more that is looked into is one more that the CPU does not know by heart. */
+struct movers {
+	__u16 slot[256]; /* one more than the slot in `hosts`; 0: at home */
+};
+
+/* `epochs`, by block: those of the entries in `moved`. No program reads them. */
+struct epochs {
+	__u64 epoch[256];
 };
 
 /* `blocks`, by number: those of this host's cell. */

@@ -48,9 +48,8 @@ type Options struct {
 // allocated at once, so that a move never fails for memory. A size can change from one Open to the next.
 type Sizes struct {
 	Machines int // machines on this host, at most MaxMachines; default 8192
-	Moved    int // machines of the fleet that are not at home; default 65536, about 90 bytes each
-	Blocks   int // blocks of the fleet: the highest number, and one; default 65536
-	Hosts    int // hosts of the fleet; default 16384
+	Blocks   int // blocks of the fleet: the highest number, and one; default 16384, 2.6 kB each
+	Hosts    int // hosts of the fleet, at most MaxHosts; default 16384
 }
 
 // Datapath is the translation in the kernel. Its methods are safe for concurrent use.
@@ -62,6 +61,8 @@ type Datapath struct {
 	dir       string
 	monotonic func() time.Duration
 	tick      time.Duration // of that clock
+	moved     *ebpf.Memory  // of the maps of these names
+	epochs    *ebpf.Memory
 	log       *slog.Logger
 	names     []string // of drops, by reason
 	objects   bpf.DatapathObjects
@@ -158,6 +159,12 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 
 	if d.tick, err = readTick(); err != nil {
 		return nil, err
+	}
+	if d.moved, err = d.objects.Moved.Memory(); err != nil {
+		return nil, fmt.Errorf("map the memory of %s: %w", bpf.DatapathMapMoved, err)
+	}
+	if d.epochs, err = d.objects.Epochs.Memory(); err != nil {
+		return nil, fmt.Errorf("map the memory of %s: %w", bpf.DatapathMapEpochs, err)
 	}
 	for _, read := range []func() error{d.readCounts, d.readPorts, d.readSlots} {
 		if err := read(); err != nil {

@@ -21,7 +21,7 @@ import (
 	"ip6d/bpf"
 )
 
-var smallSizes = Sizes{Machines: 8, Moved: 8, Blocks: 8, Hosts: 8}
+var smallSizes = Sizes{Machines: 8, Blocks: 8, Hosts: 8}
 
 func options(pins string) Options {
 	return Options{Plan: plan, Cell: 1, Host: 1, PinDir: pins, Sizes: smallSizes}
@@ -154,7 +154,7 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		"port without a way in":   d.PutMachine(m(func(m *Machine) { m.Port = Port{Ifindex: 1, MAC: mac(1)} })),
 		"flip to this host":       d.Flip(alice.ID(), 1, 1),
 		"moved to host 0":         d.PutMoved(Moved{ID: alice.ID()}),
-		"moved of cell 0":         d.PutMoved(Moved{Host: 2}),
+		"moved of another cell":   d.PutMoved(Moved{ID: addr.ID{Cell: 2, Machine: 1}, Host: 2}),
 		"block without a home":    d.PutBlock(Block{Cell: 1}),
 		"block of cell 0xffff":    d.PutBlock(Block{Cell: 0xffff, Home: 1}),
 		"block of another cell":   d.PutBlock(Block{Cell: 2, Block: 1, Home: 1}),
@@ -177,7 +177,7 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		"host 0":           func(o *Options) { o.Host = 0 },
 		"cell 0":           func(o *Options) { o.Cell = 0 },
 		"relative pin dir": func(o *Options) { o.PinDir = "ip6d" },
-		"negative size":    func(o *Options) { o.Sizes.Moved = -1 },
+		"negative size":    func(o *Options) { o.Sizes.Hosts = -1 },
 		"no such stack":    func(o *Options) { o.Stack = 99999 },
 		"gateway's MAC":    func(o *Options) { o.GatewayMAC = mac(1)[:5] },
 	} {
@@ -191,14 +191,13 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 
 func TestFullMapNamesItsSetting(t *testing.T) {
 	o := options(pinDir(t))
-	o.Sizes = Sizes{Machines: 2, Moved: 2, Blocks: 2, Hosts: 2}
+	o.Sizes = Sizes{Machines: 2, Blocks: 2, Hosts: 2}
 	d := open(t, o)
-	var errs [4]error
+	var errs [3]error
 	for i := range 3 {
 		s := stable(5, 1, addr.Machine(i*addr.BlockSize))
-		errs = [4]error{
+		errs = [3]error{
 			d.PutMachine(here(s, 1)),
-			d.PutMoved(Moved{ID: s.ID(), Host: 2, Epoch: 1}),
 			d.PutBlock(Block{Cell: 1, Block: s.Machine().Block(), Home: 2}),
 			d.PutHost(NextHop{Host: addr.Host(i + 2), Ifindex: 1, Kind: HopRouter, Gateway: internet, Source: mac(1)}),
 		}
@@ -208,14 +207,22 @@ func TestFullMapNamesItsSetting(t *testing.T) {
 			}
 		}
 	}
-	for i, setting := range []string{"sizes.machines", "sizes.moved", "sizes.blocks", "sizes.hosts"} {
+	for i, setting := range []string{"sizes.machines", "sizes.blocks", "sizes.hosts"} {
 		if !errors.Is(errs[i], ErrFull) || !strings.Contains(errs[i].Error(), setting) || !strings.Contains(errs[i].Error(), "2") {
 			t.Errorf("error %q, want ErrFull with the size and %s", errs[i], setting)
 		}
 	}
+	beyond := stable(5, 1, 2*addr.BlockSize)
+	if err := d.PutMoved(Moved{ID: beyond.ID(), Host: 2, Epoch: 1}); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "sizes.blocks") {
+		t.Errorf("a mover of a block beyond the last: error %v, want ErrFull and sizes.blocks", err)
+	}
+	if all := must(d.MovedEntries()); len(all) != 0 {
+		t.Errorf("what did not fit is there: %+v", all)
+	}
 	// what is there can still change: a move must not fail for want of room
 	ok(t, d.Flip(stable(5, 1, 0).ID(), 2, 1))
 	ok(t, d.PutMoved(Moved{ID: stable(5, 1, 0).ID(), Host: 3, Epoch: 2}))
+	ok(t, d.DeleteMoved(beyond.ID(), 1))
 }
 
 // blockCounts reads the counts that the programs see.
@@ -255,7 +262,7 @@ func TestBlocksCountTheirMachines(t *testing.T) {
 	expect("without a home", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
 
 	// a crash between the two writes, and a count that is wrong in the other direction
-	ok(t, remove(d.objects.Moved, "moved", machineKey(also1)))
+	ok(t, d.clearMoved(also1.Machine))
 	ok(t, write(d.objects.Blocks, "blocks", uint32(2), bpf.DatapathBlock{Home: 2, Here: 3}))
 	ok(t, d.Close())
 	d = open(t, o)

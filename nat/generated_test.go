@@ -68,7 +68,7 @@ func (g generator) world() {
 		}
 	}
 	for range g.IntN(8) {
-		r.Moved[g.stable().ID()] = g.host()
+		r.Moved[addr.ID{Cell: 1, Machine: g.stable().Machine()}] = g.host()
 	}
 	for range g.IntN(6) {
 		r.Blocks[BlockID{1, g.stable().Machine().Block()}] = g.host()

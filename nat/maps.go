@@ -13,21 +13,25 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"ip6d/addr"
 	"ip6d/bpf"
 )
 
 // DefaultSizes are the sizes that are used unless told otherwise.
 func DefaultSizes() Sizes { return Sizes{}.fill() }
 
-// MaxSize is the largest size of a map, in entries.
-const MaxSize = 1 << 24
+// The largest sizes of the maps. Of MaxMachines see ports.go.
+const (
+	MaxBlocks = int(addr.MaxBlock) + 1
+	MaxHosts  = 1<<16 - 1 // `moved` has a slot in two bytes
+)
 
 // fill returns the sizes with the defaults filled in.
 func (s Sizes) fill() Sizes {
 	for _, f := range []struct {
 		size  *int
 		value int
-	}{{&s.Machines, 8192}, {&s.Moved, 65536}, {&s.Blocks, 65536}, {&s.Hosts, 16384}} {
+	}{{&s.Machines, 8192}, {&s.Blocks, 16384}, {&s.Hosts, 16384}} {
 		if *f.size == 0 {
 			*f.size = f.value
 		}
@@ -36,13 +40,14 @@ func (s Sizes) fill() Sizes {
 }
 
 func (s Sizes) check() error {
-	for name, n := range s.byMap() {
-		if n < 1 || n > MaxSize {
-			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, name, n, MaxSize)
+	s = s.fill()
+	for _, f := range []struct {
+		name      string
+		size, max int
+	}{{"machines", s.Machines, MaxMachines}, {"blocks", s.Blocks, MaxBlocks}, {"hosts", s.Hosts, MaxHosts}} {
+		if f.size < 1 || f.size > f.max {
+			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, f.name, f.size, f.max)
 		}
-	}
-	if n := s.fill().Machines; n > MaxMachines {
-		return fmt.Errorf("%w: size of machines is %d, must be 1 to %d", ErrInvalid, n, MaxMachines)
 	}
 	return nil
 }
@@ -53,7 +58,8 @@ func (s Sizes) byMap() map[string]int {
 	return map[string]int{
 		bpf.DatapathMapMachines: s.Machines,
 		bpf.DatapathMapPorts:    portPlaces,
-		bpf.DatapathMapMoved:    s.Moved,
+		bpf.DatapathMapMoved:    s.Blocks,
+		bpf.DatapathMapEpochs:   s.Blocks,
 		bpf.DatapathMapBlocks:   s.Blocks,
 		bpf.DatapathMapHosts:    s.Hosts,
 		bpf.DatapathMapSlots:    s.Hosts,
@@ -68,8 +74,11 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 
 // sizeSetting is the setting that a map's size comes from.
 func sizeSetting(name string) string {
-	if name == bpf.DatapathMapSlots {
+	switch name {
+	case bpf.DatapathMapSlots:
 		name = bpf.DatapathMapHosts
+	case bpf.DatapathMapMoved, bpf.DatapathMapEpochs:
+		name = bpf.DatapathMapBlocks
 	}
 	return "sizes." + name
 }

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -8,31 +9,29 @@ import (
 	"ip6d/bpf"
 )
 
-// PutMoved writes an entry of `moved`. Errors: ErrInvalid, ErrStale, ErrFull.
+// PutMoved writes an entry of `moved`. Errors: ErrInvalid, also for a machine of another cell than this host's;
+// ErrStale; ErrFull.
 func (d *Datapath) PutMoved(m Moved) error {
-	if err := m.ID.Cell.Check(); err != nil {
-		return fmt.Errorf("moved %s: %w: %w", m.ID, ErrInvalid, err)
-	}
-	if m.Host == 0 {
-		return fmt.Errorf("moved %s: %w: host 0", m.ID, ErrInvalid)
+	if err := d.checkMoved(m); err != nil {
+		return fmt.Errorf("moved %s: %w", m.ID, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key := machineKey(m.ID)
-	old, ok, err := lookup[bpf.DatapathMover](d.objects.Moved, key)
+	if err := d.checkBlock(m.ID.Machine.Block()); err != nil {
+		return fmt.Errorf("moved %s: %w", m.ID, err)
+	}
+	old, ok, err := d.readMoved(m.ID.Machine)
 	if err != nil {
 		return fmt.Errorf("moved %s: read: %w", m.ID, err)
 	}
-	if ok && old.Epoch > m.Epoch {
-		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
+	if ok && old.epoch > m.Epoch {
+		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.epoch, m.Epoch)
 	}
 	slot, err := d.slot(m.Host)
 	if err != nil {
 		return fmt.Errorf("moved %s: %w", m.ID, err)
 	}
-	put := func() error {
-		return write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host), Slot: slot})
-	}
+	put := func() error { return d.writeMoved(m.ID.Machine, movedValue{slot: slot, epoch: m.Epoch}) }
 	if ok {
 		return put()
 	}
@@ -43,14 +42,17 @@ func (d *Datapath) PutMoved(m Moved) error {
 func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	old, ok, err := lookup[bpf.DatapathMover](d.objects.Moved, machineKey(id))
+	if id.Cell != d.cell || d.checkBlock(id.Machine.Block()) != nil {
+		return nil
+	}
+	old, ok, err := d.readMoved(id.Machine)
 	if err != nil || !ok {
 		return err
 	}
-	if old.Epoch > epoch {
-		return fmt.Errorf("moved %s: %w: %d, the deleted one is %d", id, ErrStale, old.Epoch, epoch)
+	if old.epoch > epoch {
+		return fmt.Errorf("moved %s: %w: %d, the deleted one is %d", id, ErrStale, old.epoch, epoch)
 	}
-	if err := remove(d.objects.Moved, bpf.DatapathMapMoved, machineKey(id)); err != nil {
+	if err := d.clearMoved(id.Machine); err != nil {
 		return err
 	}
 	return d.count(id, counts{moved: -1})
@@ -60,11 +62,85 @@ func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 func (d *Datapath) MovedEntries() ([]Moved, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	hosts := make(map[uint32]addr.Host, len(d.slots))
+	for h, slot := range d.slots {
+		hosts[slot] = h
+	}
 	var all []Moved
-	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, v bpf.DatapathMover) {
-		all = append(all, Moved{ID: machineID(k), Host: addr.Host(v.Host), Epoch: v.Epoch})
-	})
-	return all, err
+	for block, n := range d.counts {
+		if n.moved == 0 {
+			continue
+		}
+		for i := range addr.BlockSize {
+			m := block.First() + addr.Machine(i)
+			v, ok, err := d.readMoved(m)
+			if err != nil {
+				return nil, fmt.Errorf("list map %s: %w", bpf.DatapathMapMoved, err)
+			}
+			if ok {
+				all = append(all, Moved{ID: addr.ID{Cell: d.cell, Machine: m}, Host: hosts[v.slot], Epoch: v.epoch})
+			}
+		}
+	}
+	return all, nil
+}
+
+func (d *Datapath) checkMoved(m Moved) error {
+	switch {
+	case m.ID.Cell != d.cell:
+		return fmt.Errorf("%w: it is of cell %d, this host of cell %d", ErrInvalid, m.ID.Cell, d.cell)
+	case m.Host == 0:
+		return fmt.Errorf("%w: host 0", ErrInvalid)
+	}
+	return nil
+}
+
+// checkBlock checks that the maps have room for a block. Errors: ErrFull.
+func (d *Datapath) checkBlock(b addr.Block) error {
+	if size := d.objects.Blocks.MaxEntries(); uint32(b) >= size {
+		return fmt.Errorf("block %d: %w: there is room for blocks 0 to %d, raise %s", b, ErrFull, size-1, sizeSetting(bpf.DatapathMapBlocks))
+	}
+	return nil
+}
+
+// movedValue is an entry of `moved`, with its epoch.
+type movedValue struct {
+	slot  uint32
+	epoch uint64
+}
+
+// Sizes of what `moved` and `epochs` have for a machine, in bytes. A machine's is at its number times that.
+const (
+	slotSize  = 2
+	epochSize = 8
+)
+
+// readMoved reads the entry of a machine whose block there is room for. The caller holds mu.
+func (d *Datapath) readMoved(m addr.Machine) (v movedValue, ok bool, err error) {
+	var b [epochSize]byte
+	if _, err := d.moved.ReadAt(b[:slotSize], int64(m)*slotSize); err != nil {
+		return v, false, err
+	}
+	slot := binary.NativeEndian.Uint16(b[:])
+	if slot == 0 {
+		return v, false, nil
+	}
+	_, err = d.epochs.ReadAt(b[:], int64(m)*epochSize)
+	return movedValue{slot: uint32(slot) - 1, epoch: binary.NativeEndian.Uint64(b[:])}, err == nil, err
+}
+
+// writeMoved writes the epoch first: an entry never has a lower one than its own.
+func (d *Datapath) writeMoved(m addr.Machine, v movedValue) error {
+	_, err := d.epochs.WriteAt(binary.NativeEndian.AppendUint64(nil, v.epoch), int64(m)*epochSize)
+	if err == nil {
+		_, err = d.moved.WriteAt(binary.NativeEndian.AppendUint16(nil, uint16(v.slot+1)), int64(m)*slotSize)
+	}
+	return err
+}
+
+func (d *Datapath) clearMoved(m addr.Machine) error {
+	_, err := d.moved.WriteAt(make([]byte, slotSize), int64(m)*slotSize)
+	return err
 }
 
 // PutBlock writes an entry of `blocks`. Errors: ErrInvalid, also for a block of another cell than this host's; ErrFull.
@@ -77,8 +153,8 @@ func (d *Datapath) PutBlock(b Block) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if size := d.objects.Blocks.MaxEntries(); uint32(b.Block) >= size {
-		return fmt.Errorf("block %d: %w: %s has room for blocks 0 to %d, raise %s", b.Block, ErrFull, bpf.DatapathMapBlocks, size-1, sizeSetting(bpf.DatapathMapBlocks))
+	if err := d.checkBlock(b.Block); err != nil {
+		return err
 	}
 	slot, err := d.slot(b.Home)
 	if err != nil {
@@ -91,7 +167,7 @@ func (d *Datapath) PutBlock(b Block) error {
 func (d *Datapath) DeleteBlock(c addr.Cell, b addr.Block) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if c != d.cell || uint32(b) >= d.objects.Blocks.MaxEntries() {
+	if c != d.cell || d.checkBlock(b) != nil {
 		return nil
 	}
 	return d.writeBlock(b, bpf.DatapathBlock{}, d.counts[b])
@@ -147,7 +223,7 @@ func (d *Datapath) count(id addr.ID, more counts) error {
 }
 
 func (d *Datapath) writeCounts(block addr.Block, c counts) error {
-	if uint32(block) >= d.objects.Blocks.MaxEntries() {
+	if d.checkBlock(block) != nil {
 		return nil // there is no entry which could say that there are none
 	}
 	v, _, err := lookup[bpf.DatapathBlock](d.objects.Blocks, uint32(block))
@@ -164,16 +240,25 @@ func (d *Datapath) writeBlock(block addr.Block, v bpf.DatapathBlock, c counts) e
 
 // readCounts counts the pinned entries, and puts right what a crash between two writes left wrong.
 func (d *Datapath) readCounts() error {
-	count := func(k bpf.DatapathMachineId, one counts) {
-		if id := machineID(k); id.Cell == d.cell {
-			d.counts[id.Machine.Block()] = d.counts[id.Machine.Block()].plus(one)
+	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(number uint32, v bpf.DatapathMovers) {
+		n := 0
+		for _, slot := range v.Slot {
+			if slot != 0 {
+				n++
+			}
 		}
-	}
-	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) { count(k, counts{moved: 1}) })
+		if n != 0 {
+			d.counts[addr.Block(number)] = counts{moved: n}
+		}
+	})
 	if err != nil {
 		return err
 	}
-	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) { count(k, counts{here: 1}) })
+	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) {
+		if id := machineID(k); id.Cell == d.cell {
+			d.counts[id.Machine.Block()] = d.counts[id.Machine.Block()].plus(counts{here: 1})
+		}
+	})
 	if err != nil {
 		return err
 	}

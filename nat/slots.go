@@ -61,7 +61,13 @@ func (d *Datapath) readSlots() error {
 			return list(d.objects.Machines, bpf.DatapathMapMachines, func(_ bpf.DatapathMachineId, v bpf.DatapathMachine) { use(v.Host, v.Slot) })
 		},
 		func() error {
-			return list(d.objects.Moved, bpf.DatapathMapMoved, func(_ bpf.DatapathMachineId, v bpf.DatapathMover) { use(v.Host, v.Slot) })
+			return list(d.objects.Moved, bpf.DatapathMapMoved, func(_ uint32, v bpf.DatapathMovers) {
+				for _, slot := range v.Slot {
+					if slot != 0 {
+						used[uint32(slot)-1] = true
+					}
+				}
+			})
 		},
 		func() error {
 			return list(d.objects.Blocks, bpf.DatapathMapBlocks, func(_ uint32, v bpf.DatapathBlock) { use(v.Home, v.Slot) })

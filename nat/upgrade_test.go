@@ -130,8 +130,8 @@ func TestSizesChangeWithARestart(t *testing.T) {
 	want, before := entriesOf(t, d), len(pinnedMaps(t, o))
 	ok(t, d.Close())
 	for _, sizes := range []Sizes{
-		{Machines: 16, Moved: 17, Blocks: 18, Hosts: 19},
-		{Machines: 1, Moved: 1, Blocks: 3, Hosts: 2}, // blocks 0 to 2
+		{Machines: 16, Blocks: 18, Hosts: 19},
+		{Machines: 1, Blocks: 3, Hosts: 2}, // blocks 0 to 2
 	} {
 		o.Sizes = sizes
 		d = open(t, o)
@@ -139,7 +139,7 @@ func TestSizesChangeWithARestart(t *testing.T) {
 			t.Errorf("sizes %+v: entries are %+v, want %+v", sizes, got, want)
 		}
 		for m, size := range map[*ebpf.Map]int{
-			d.objects.Machines: sizes.Machines, d.objects.Moved: sizes.Moved, d.objects.Blocks: sizes.Blocks,
+			d.objects.Machines: sizes.Machines, d.objects.Moved: sizes.Blocks, d.objects.Blocks: sizes.Blocks,
 			d.objects.Hosts: sizes.Hosts, d.objects.Slots: sizes.Hosts,
 		} {
 			if int(m.MaxEntries()) != size {
@@ -157,27 +157,37 @@ func TestMapIsNotShrunkBelowItsEntries(t *testing.T) {
 	o := options(pinDir(t))
 	d := open(t, o)
 	for i := range addr.Machine(3) {
-		ok(t, d.PutMoved(Moved{ID: stable(5, 1, i+1).ID(), Host: 2, Epoch: 1}))
+		ok(t, d.PutMachine(here(stable(5, 1, i+1), 1)))
 	}
+	ok(t, d.PutMoved(Moved{ID: stable(5, 1, 3*addr.BlockSize).ID(), Host: 2, Epoch: 1})) // in the fourth block
 	ok(t, d.Close())
 	before := pinnedMaps(t, o)
 	small := o
-	small.Sizes = Sizes{Machines: 2, Moved: 2, Blocks: 2, Hosts: 2} // which is enough for all others
-	_, err := Open(small)
-	if !errors.Is(err, ErrLayout) {
-		t.Fatalf("error %v, want ErrLayout", err)
-	}
-	for _, part := range []string{"moved", "3 entries", "room for 2", "set sizes.moved to 3 or more"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not say %q", err, part)
+	for _, c := range []struct {
+		sizes Sizes
+		parts []string
+	}{
+		{Sizes{Machines: 2, Blocks: 4, Hosts: 2}, []string{"machines", "3 entries", "room for 2", "set sizes.machines to 3 or more"}},
+		{Sizes{Machines: 3, Blocks: 3, Hosts: 2}, []string{"4 entries", "room for 3", "set sizes.blocks to 4 or more"}},
+	} {
+		small.Sizes = c.sizes
+		_, err := Open(small)
+		if !errors.Is(err, ErrLayout) {
+			t.Fatalf("error %v, want ErrLayout", err)
+		}
+		for _, part := range c.parts {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("error %q does not say %q", err, part)
+			}
+		}
+		if after := pinnedMaps(t, o); !maps.Equal(after, before) {
+			t.Errorf("pinned are %v, were %v", after, before)
 		}
 	}
-	if after := pinnedMaps(t, o); !maps.Equal(after, before) {
-		t.Errorf("pinned are %v, were %v", after, before)
-	}
-	small.Sizes.Moved = 3
-	if n := len(must(open(t, small).MovedEntries())); n != 3 {
-		t.Errorf("%d entries", n)
+	small.Sizes = Sizes{Machines: 3, Blocks: 4, Hosts: 2}
+	d = open(t, small)
+	if n, m := len(must(d.Machines())), len(must(d.MovedEntries())); n != 3 || m != 1 {
+		t.Errorf("%d machines, %d movers", n, m)
 	}
 }
 
@@ -362,7 +372,7 @@ func TestFailedOpenLeavesTheOldMaps(t *testing.T) {
 	ok(t, d.Close())
 	before := pinnedMaps(t, o)
 	grown := o
-	grown.Sizes = Sizes{Machines: 16, Moved: 16, Blocks: 16, Hosts: 16}
+	grown.Sizes = Sizes{Machines: 16, Blocks: 16, Hosts: 16}
 	obstacle := filepath.Join(o.PinDir, linksDir, "no link") // which is found when all maps are remade
 	ok(t, os.Mkdir(obstacle, 0o700))
 	if _, err := Open(grown); err == nil {
@@ -382,7 +392,7 @@ func TestUpgradeGoesOnAfterACrash(t *testing.T) {
 	o := options(pinDir(t))
 	o.Logger = slog.New(slog.DiscardHandler)
 	grown := o
-	grown.Sizes = Sizes{Machines: 16, Moved: 16, Blocks: 16, Hosts: 16}
+	grown.Sizes = Sizes{Machines: 16, Blocks: 16, Hosts: 16}
 	spec := must(bpf.LoadDatapath())
 	grown.Sizes.apply(spec)
 	dir := filepath.Join(o.PinDir, mapsDir)
@@ -466,7 +476,7 @@ func TestUpgradeLosesNothing(t *testing.T) {
 				links := pinnedLinks(t, h.options)
 				ok(t, h.Close())
 				size++
-				h.options.Sizes = Sizes{Machines: size, Moved: size, Blocks: size, Hosts: size}
+				h.options.Sizes = Sizes{Machines: size, Blocks: size, Hosts: size}
 				if version == "older" {
 					h.Datapath = h.openSpec(h.options, olderSpec(t))
 				} else {
