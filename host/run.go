@@ -33,6 +33,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.watch(ctx, socket) })
 	group.Go(func() error {
+		a.watchFirewall(ctx)
+		return nil
+	})
+	group.Go(func() error {
 		defer socket.Close() // which ends watch
 		a.keep(ctx)
 		return nil
