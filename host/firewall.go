@@ -36,10 +36,10 @@ func (f Finding) String() string {
 		f.Rule, f.Family, f.Table, f.Chain, f.Handle, stops, f.Stops, f.Remedy)
 }
 
-// Firewall looks through the rules of this host's firewall for those that stop what the stack has to see: what comes in
-// by ip6d0, and machines' neighbour solicitations. It looks in the chains of the prerouting hook, and those that they jump
-// to, where reverse path filters (`fib saddr . iif oif missing drop`, `-m rpfilter --invert -j DROP`) and strict addresses
-// (`fib daddr . iif type != local drop`) are. It sees nftables, and what ip6tables puts there; not the tables of ip6tables-legacy, for
+// Firewall looks through the rules of this host's firewall for those that stop what comes in by ip6d0 and has to be
+// seen by the host's stack. It looks in the chains of the prerouting hook, and those that they jump to, where reverse
+// path filters (`fib saddr . iif oif missing drop`, `-m rpfilter --invert -j DROP`) and strict addresses (`fib daddr .
+// iif type != local drop`) are. It sees nftables, and what ip6tables puts there; not the tables of ip6tables-legacy, for
 // which see LegacyTables.
 func (a *Agent) Firewall() ([]Finding, error) {
 	findings, err := a.firewall()
@@ -50,6 +50,9 @@ func (a *Agent) Firewall() ([]Finding, error) {
 }
 
 func (a *Agent) firewall() ([]Finding, error) {
+	a.mu.Lock()
+	ifindex := a.stack.Ifindex
+	a.mu.Unlock()
 	rules, err := dump("routing rules", func() ([]netlink.Rule, error) { return a.kernel.RuleList(unix.AF_INET6) })
 	if err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func (a *Agent) firewall() ([]Finding, error) {
 	}
 	var findings []Finding
 	for _, p := range a.passages() {
-		w := walker{conn: c, chains: chains, passage: p, marks: marks}
+		w := walker{conn: c, chains: chains, passage: p, ifindex: ifindex, marks: marks}
 		for _, base := range chains {
 			if base.Hooknum == nil || *base.Hooknum != *nftables.ChainHookPrerouting || familyName(base.Table.Family) == "" {
 				continue

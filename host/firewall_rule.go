@@ -13,45 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passage is a kind of packet that a firewall must let through for the datapath to work, as far as it is known
+// passage is a kind of packet that comes in by ip6d0 and that no firewall has reason to stop, as far as it is known
 // beforehand.
 type passage struct {
 	what    string       // as a Finding says it
-	device  string       // by which it comes in
-	ifindex int          // of device
 	source  netip.Prefix // zero: any
-	reverse bool         // the route to the source is by device
+	reverse bool         // the route to the source is by ip6d0
 	local   bool         // it is for this host
-	kind    byte         // of its ICMPv6 message; 0: it may be anything
-	nft     string       // what lets it pass, for nft
-	tables  string       // the same for ip6tables
 }
 
-// passages are those of this host. A reverse path filter is wrong about a machine's solicitations because the route to
-// its address is by ip6d0, not by its port; and about routers' errors because they do not come in where the routers are.
+// passages are those of this host. Errors of routers come in by ip6d0 too, where a reverse path filter does not expect
+// them.
 func (a *Agent) passages() []passage {
-	a.mu.Lock()
-	stack := a.stack
-	a.mu.Unlock()
-	a.portsMu.Lock()
-	port := Port{Name: PortName(0)} // an example
-	for _, p := range a.ports {
-		port = p
-		break
+	return []passage{
+		{what: "Packet Too Big and Time Exceeded to machines", source: a.Plan.HostPrefix(a.Host), reverse: true},
+		{what: "errors of the underlay's routers to services of this host", local: true},
 	}
-	a.portsMu.Unlock()
-	byStack := passage{device: StackDevice, ifindex: stack.Ifindex, nft: "iifname " + StackDevice, tables: "-i " + StackDevice}
-	answers, errors := byStack, byStack
-	answers.what, answers.source, answers.reverse = "Packet Too Big and Time Exceeded to machines", a.Plan.HostPrefix(a.Host), true
-	errors.what, errors.local = "errors of the underlay's routers to services of this host", true
-	return []passage{answers, errors, {
-		what: "machines' neighbour solicitations", device: port.Name, ifindex: port.Ifindex, source: a.Plan.StablePrefix(),
-		local: true, kind: neighbourSolicitation,
-		nft: "icmpv6 type nd-neighbor-solicit", tables: "-p icmpv6 --icmpv6-type neighbour-solicitation",
-	}}
 }
-
-const neighbourSolicitation = 135 // RFC 4861 section 4.3
 
 // truth is whether a packet matches: the rules are walked without one, so often that cannot be known.
 type truth int
@@ -80,9 +58,10 @@ type value struct {
 
 // walker follows a packet of the passage through the rules.
 type walker struct {
-	conn   *nftables.Conn
-	chains []*nftables.Chain
-	passage
+	conn     *nftables.Conn
+	chains   []*nftables.Chain
+	passage  passage
+	ifindex  int  // of ip6d0
 	marks    bool // there are routing rules for marked packets, so marks have a say
 	findings []Finding
 }
@@ -147,11 +126,11 @@ func (w *walker) finding(m *match, certain truth) Finding {
 	t, c := m.rule.Table, m.rule.Chain
 	f := Finding{
 		Family: familyName(t.Family), Table: t.Name, Chain: c.Name, Handle: m.rule.Handle,
-		Rule: m.words, Stops: w.what, Certain: certain == yes,
-		Remedy: fmt.Sprintf("nft insert rule %s %s %s position %d %s accept", familyName(t.Family), t.Name, c.Name, m.rule.Handle, w.nft),
+		Rule: m.words, Stops: w.passage.what, Certain: certain == yes,
+		Remedy: fmt.Sprintf("nft insert rule %s %s %s position %d iifname %s accept", familyName(t.Family), t.Name, c.Name, m.rule.Handle, StackDevice),
 	}
 	if m.xtables { // which cannot read what nft puts among its rules
-		f.Remedy = fmt.Sprintf("ip6tables -t %s -I %s %s -j ACCEPT", t.Name, c.Name, w.tables)
+		f.Remedy = fmt.Sprintf("ip6tables -t %s -I %s -i %s -j ACCEPT", t.Name, c.Name, StackDevice)
 	}
 	return f
 }
@@ -208,15 +187,12 @@ func (w *walker) match(r *nftables.Rule) (*match, error) {
 			condition(t, v, v.words+setWords(e))
 		case *expr.Match:
 			m.xtables = true
-			switch e.Name {
-			case "rpfilter":
-				t, what := w.rpfilter(e)
-				condition(t, value{fib: true}, what)
-			case "icmp6":
-				condition(w.icmp(e), value{}, "icmpv6 …")
-			default:
+			if e.Name != "rpfilter" {
 				condition(maybe, value{}, "…")
+				continue
 			}
+			t, what := w.rpfilter(e)
+			condition(t, value{fib: true}, what)
 		case *expr.Verdict:
 			m.verdict = e
 		case *expr.Reject:
@@ -237,16 +213,11 @@ func (w *walker) meta(e *expr.Meta) value {
 	native := func(n int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
 	switch e.Key {
 	case expr.MetaKeyIIFNAME:
-		return value{bytes: deviceName(w.device), words: "iifname"}
+		return value{bytes: deviceName(StackDevice), words: "iifname"}
 	case expr.MetaKeyIIF:
 		return value{bytes: native(w.ifindex), words: "iif"}
 	case expr.MetaKeyNFPROTO:
 		return value{bytes: []byte{unix.NFPROTO_IPV6}, words: "meta nfproto"}
-	case expr.MetaKeyL4PROTO:
-		if w.kind != 0 {
-			return value{bytes: []byte{unix.IPPROTO_ICMPV6}, words: "meta l4proto"}
-		}
-		return value{words: "meta l4proto"}
 	case expr.MetaKeyPROTOCOL:
 		return value{bytes: binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6), words: "meta protocol"}
 	}
@@ -279,11 +250,11 @@ func (w *walker) fib(e *expr.Fib) value {
 	}
 	v.words = "fib " + strings.Join(tuple, " . ") + " " + result
 
-	behind := e.FlagSADDR && w.reverse
+	behind := e.FlagSADDR && w.passage.reverse
 	switch {
 	case e.FlagMARK && w.marks, e.FlagOIF:
 		return v
-	case e.ResultADDRTYPE && e.FlagDADDR && w.local:
+	case e.ResultADDRTYPE && e.FlagDADDR && w.passage.local:
 		v.bytes = binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)
 	case e.ResultADDRTYPE:
 		v.bytes = binary.NativeEndian.AppendUint32(nil, unix.RTN_UNICAST)
@@ -297,7 +268,7 @@ func (w *walker) fib(e *expr.Fib) value {
 	case e.ResultOIFNAME:
 		v.bytes = make([]byte, unix.IFNAMSIZ)
 		if behind {
-			v.bytes = deviceName(w.device)
+			v.bytes = deviceName(StackDevice)
 		}
 	default:
 		v.bytes = make([]byte, 4)
@@ -311,13 +282,10 @@ func (w *walker) fib(e *expr.Fib) value {
 // payload is what the packet has at some place of its header: as much of it as is known.
 func (w *walker) payload(e *expr.Payload) value {
 	const sourceAt = 8
-	switch {
-	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 0 && e.Len == 1 && w.kind != 0:
-		return value{bytes: []byte{w.kind}, words: "icmpv6 type"}
-	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == sourceAt && w.source.IsValid() && int(e.Len) <= w.source.Bits()/8:
-		return value{bytes: w.source.Addr().AsSlice()[:e.Len], words: "ip6 saddr"}
+	if e.Base != expr.PayloadBaseNetworkHeader || e.Offset != sourceAt || !w.passage.source.IsValid() || int(e.Len) > w.passage.source.Bits()/8 {
+		return value{words: "…"}
 	}
-	return value{words: "…"}
+	return value{bytes: w.passage.source.Addr().AsSlice()[:e.Len], words: "ip6 saddr"}
 }
 
 func compare(v value, e *expr.Cmp) truth {
@@ -428,7 +396,7 @@ func (w *walker) rpfilter(e *expr.Match) (truth, string) {
 		return maybe, "rpfilter …"
 	}
 	flags := (*info)[0]
-	is, words := truthOf(w.reverse || flags&rpfilterLoose != 0), "rpfilter"
+	is, words := truthOf(w.passage.reverse || flags&rpfilterLoose != 0), "rpfilter"
 	if flags&rpfilterLoose != 0 {
 		words += " --loose"
 	}
@@ -443,19 +411,6 @@ func (w *walker) rpfilter(e *expr.Match) (truth, string) {
 		is = is.not()
 	}
 	return is, words
-}
-
-// icmp evaluates ip6tables' match of ICMPv6 messages: struct ip6t_icmp of linux/netfilter_ipv6/ip6_tables.h.
-func (w *walker) icmp(e *expr.Match) truth {
-	info, ok := e.Info.(*xt.Unknown)
-	if !ok || len(*info) < 4 || w.kind == 0 {
-		return maybe
-	}
-	kind, leastCode, greatestCode, inverted := (*info)[0], (*info)[1], (*info)[2], (*info)[3]
-	if leastCode != 0 || greatestCode != 255 || inverted != 0 {
-		return maybe
-	}
-	return truthOf(kind == w.kind)
 }
 
 func verdictWords(v *expr.Verdict) string {

@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -22,11 +23,11 @@ func (b *box) nft(rules string) {
 	b.sh("nft -f - <<'END'\nflush ruleset\n" + rules + "\nEND")
 }
 
-// probe counts, on their way through the host's firewall, the datagrams of a test and the solicitations before them.
+// probe counts, on their way through the host's firewall, what a test sends.
 const probe = `
 table ip6 probe {
-	chain first { type filter hook prerouting priority -400; udp dport 9 counter; icmpv6 type nd-neighbor-solicit ip6 daddr ff02::1:ff00:1 counter; }
-	chain last { type filter hook prerouting priority 400; udp dport 9 counter; icmpv6 type nd-neighbor-solicit ip6 daddr ff02::1:ff00:1 counter; }
+	chain first { type filter hook prerouting priority -400; udp dport 9 counter; icmpv6 type packet-too-big counter; }
+	chain last { type filter hook prerouting priority 400; udp dport 9 counter; icmpv6 type packet-too-big counter; }
 }
 `
 
@@ -84,24 +85,72 @@ func (b *box) connect(from, to netip.Addr) *net.UDPConn {
 func (c *carrier) isTold(g, to *guest) (told bool) {
 	c.t.Helper()
 	out := g.connect(g.Addr(), to.Addr())
+	came0, passed0 := c.probed()
 	eventually(c.t, "a datagram that is too big is answered, or stopped by the firewall", func() bool {
 		_, err := out.Write(make([]byte, 1400))
 		told = errors.Is(err, unix.EMSGSIZE)
 		came, passed := c.probed()
-		return told || came >= passed+3
+		return told || came-came0 >= passed-passed0+3
 	})
 	return told
 }
 
+// isToldByRouter reports whether a service of the host, which speaks with a machine of another one, is told by a router
+// in between that a datagram is too big: false when the host's firewall lets none of many messages through.
+func (c *carrier) isToldByRouter(from *carrier, g *guest) (told bool) {
+	c.t.Helper()
+	const mtu = 1300
+	self := endpointOf(c.t, c.id)
+	out := c.connect(self.Addr(), g.Addr())
+	port := out.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+
+	// What the router has seen, and says of it (RFC 4443 section 3.2).
+	source, destination := c.routing(self, c.id), c.routing(g.Stable, from.id)
+	message := binary.BigEndian.AppendUint32([]byte{2, 0, 0, 0}, mtu)
+	message = append(message, 0x60, 0, 0, 0, 1352>>8, 1352&0xff, unix.IPPROTO_UDP, 64)
+	message = append(append(message, source.AsSlice()...), destination.AsSlice()...)
+	message = binary.BigEndian.AppendUint16(message, port)
+	message = append(message, 0, 9, 1352>>8, 1352&0xff, 0, 0)
+	var router net.PacketConn
+	from.do(func() (err error) {
+		err = give("eth0", "2001:db8::99/128")
+		if err == nil {
+			router, err = net.ListenPacket("ip6:ipv6-icmp", "2001:db8::99")
+		}
+		return err
+	})
+	defer router.Close()
+	came0, passed0 := c.probed()
+	eventually(c.t, "a router's error is heard, or stopped by the firewall", func() bool {
+		if _, err := router.WriteTo(message, &net.IPAddr{IP: source.AsSlice()}); err != nil {
+			c.t.Fatal(err)
+		}
+		_, err := out.Write(make([]byte, 1344))
+		told = errors.Is(err, unix.EMSGSIZE)
+		came, passed := c.probed()
+		return told || came-came0 >= passed-passed0+3
+	})
+	return told
+}
+
+func (c *carrier) routing(s addr.Stable, h addr.Host) netip.Addr {
+	c.t.Helper()
+	r, err := addr.DefaultPlan.Encode(s, h)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r.Addr()
+}
+
 const (
-	toMachines    = "Packet Too Big and Time Exceeded to machines"
-	toServices    = "errors of the underlay's routers to services of this host"
-	solicitations = "machines' neighbour solicitations"
+	toMachines = "Packet Too Big and Time Exceeded to machines"
+	toServices = "errors of the underlay's routers to services of this host"
 )
 
 func TestFirewallRulesThatStopTheStacksAnswersAreNamed(t *testing.T) {
 	one, two := newCarriers(t, 1400)
 	far := two.run(42, 1)
+	one.sh("ip -6 route add 2001:db8::/64 dev eth0") // where routers are
 	prerouting := func(rules string) string {
 		return "table inet filter { chain rp { type filter hook prerouting priority -10; " + rules + "; }; }"
 	}
@@ -115,21 +164,21 @@ func TestFirewallRulesThatStopTheStacksAnswersAreNamed(t *testing.T) {
 		{name: "no rules", told: true},
 		{name: "firewalld's reverse path filter", rules: prerouting("icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept; meta nfproto ipv6 fib saddr . mark . iif oif missing drop"), told: true,
 			rule: "meta nfproto ipv6 fib saddr . mark . iif oif missing drop", stops: []string{toServices}},
-		{name: "one that spares no solicitations", rules: prerouting("fib saddr . iif oif missing drop"),
-			rule: "fib saddr . iif oif missing drop", stops: []string{toServices, solicitations}},
-		{name: "one after what passes", rules: prerouting("iifname { lo, ip6d0 } accept; icmpv6 type nd-neighbor-solicit accept; fib saddr . iif oif missing drop"), told: true},
-		{name: "one by ip6tables", command: "ip6tables-nft -t mangle -A PREROUTING -m rpfilter --invert -j DROP",
-			rule: "rpfilter --invert drop", stops: []string{toServices, solicitations}},
+		{name: "another", rules: prerouting("fib saddr . iif oif missing drop"), told: true,
+			rule: "fib saddr . iif oif missing drop", stops: []string{toServices}},
+		{name: "one after what passes", rules: prerouting("iifname { lo, ip6d0 } accept; fib saddr . iif oif missing drop"), told: true},
+		{name: "one by ip6tables", command: "ip6tables-nft -t mangle -A PREROUTING -m rpfilter --invert -j DROP", told: true,
+			rule: "rpfilter --invert drop", stops: []string{toServices}},
 		{name: "a loose one by ip6tables", command: "ip6tables-nft -t mangle -A PREROUTING -m rpfilter --loose --invert -j DROP", told: true},
 		{name: "strict addresses", rules: prerouting("fib daddr . iif type != { local, multicast } drop"),
 			rule: "fib daddr . iif type != { … } drop", stops: []string{toMachines}},
 		{name: "strict addresses, one chain further",
 			rules: "table ip6 filter { chain strict { fib daddr . iif type != local jump end; }; chain end { counter drop; }; chain rp { type filter hook prerouting priority 0; icmpv6 type != 0 accept; jump strict; }; }",
 			rule:  "fib daddr . iif type != local jump end", stops: []string{toMachines}},
-		{name: "ip6d0 itself", rules: prerouting(`iifname "ip6d0*" drop`), rule: `iifname "ip6d0*" drop`, stops: []string{toMachines, toServices, solicitations}},
+		{name: "ip6d0 itself", rules: prerouting(`iifname "ip6d0*" drop`), rule: `iifname "ip6d0*" drop`, stops: []string{toMachines, toServices}},
 		{name: "another device", rules: prerouting(`iifname "wan0" drop; iif lo drop`), told: true},
 		{name: "a reverse path filter of marked packets, which have routes of their own",
-			rules:   prerouting("icmpv6 type != 0 accept; udp dport 9 meta mark set 7; fib saddr . mark . iif oif missing drop"),
+			rules:   prerouting("meta mark set 7; fib saddr . mark . iif oif missing drop"),
 			command: "ip -6 rule add fwmark 7 table 77; ip -6 route add default dev eth0 table 77",
 			rule:    "fib saddr . mark . iif oif missing drop", stops: []string{toMachines, toServices}},
 	} {
@@ -138,6 +187,10 @@ func TestFirewallRulesThatStopTheStacksAnswersAreNamed(t *testing.T) {
 			one.sh(c.command)
 			if told := one.isTold(one.run(42, addr.Machine(i)), far); told != c.told {
 				t.Errorf("the machine is told: %t, want %t", told, c.told)
+			}
+			heard := !slices.Contains(c.stops, toServices)
+			if told := one.isToldByRouter(two, two.run(42, addr.Machine(i+10))); told != heard {
+				t.Errorf("a service of the host is told by a router: %t, want %t", told, heard)
 			}
 			found, err := one.agent.Firewall()
 			if err != nil {
@@ -161,6 +214,9 @@ func TestFirewallRulesThatStopTheStacksAnswersAreNamed(t *testing.T) {
 			}
 			if !one.isTold(one.run(42, addr.Machine(i+100)), far) {
 				t.Error("after its remedy the machine is not told")
+			}
+			if !one.isToldByRouter(two, two.run(42, addr.Machine(i+100))) {
+				t.Error("after its remedy no service of the host is told by a router")
 			}
 		})
 	}
