@@ -94,8 +94,8 @@ func familyName(f nftables.TableFamily) string {
 	return ""
 }
 
-// LegacyTables returns the tables of ip6tables-legacy that are in use and pass packets at the prerouting hook. Their rules
-// cannot be seen here; `ip6tables-legacy-save` shows them.
+// LegacyTables returns the tables of ip6tables-legacy that are in use and may filter by reverse path. Their rules cannot
+// be seen here; `ip6tables-legacy-save` shows them.
 func (a *Agent) LegacyTables() (tables []string, err error) {
 	err = a.ns.Do(func() error {
 		names, err := os.ReadFile("/proc/thread-self/net/ip6_tables_names")
@@ -103,7 +103,7 @@ func (a *Agent) LegacyTables() (tables []string, err error) {
 			return nil
 		}
 		for _, name := range strings.Fields(string(names)) {
-			if name != "filter" && name != "security" {
+			if name == "raw" || name == "mangle" {
 				tables = append(tables, name)
 			}
 		}
@@ -118,7 +118,7 @@ func (a *Agent) watchFirewall(ctx context.Context) {
 	defer tick.Stop()
 	var before []string
 	for {
-		now := a.firewallWarnings()
+		now := a.FirewallWarnings()
 		for _, w := range now {
 			if !slices.Contains(before, w) {
 				a.Logger.Warn(w)
@@ -139,13 +139,21 @@ func (a *Agent) watchFirewall(ctx context.Context) {
 // firewallIntervals is how much more seldom the firewall is looked at than all else: there may be thousands of rules.
 const firewallIntervals = 6
 
-func (a *Agent) firewallWarnings() (all []string) {
+// FirewallWarnings says in words what Firewall finds, or why it finds nothing. It is what Run logs, once.
+func (a *Agent) FirewallWarnings() (all []string) {
 	findings, err := a.Firewall()
 	if err != nil {
 		all = append(all, err.Error())
 	}
 	for _, f := range findings {
 		all = append(all, f.String())
+	}
+	legacy, err := a.LegacyTables()
+	if err != nil {
+		all = append(all, err.Error())
+	}
+	for _, table := range legacy {
+		all = append(all, fmt.Sprintf("rules of ip6tables-legacy are not looked through; if `ip6tables-legacy-save -t %[1]s` shows one with rpfilter: ip6tables-legacy -t %[1]s -I PREROUTING -i %[2]s -j ACCEPT", table, StackDevice))
 	}
 	return all
 }

@@ -3,18 +3,22 @@ package host_test
 import (
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
+	"ip6d/host"
 )
 
 // nft loads rules into the box's firewall, in place of those before.
@@ -236,3 +240,59 @@ func (b *box) sh(line string) {
 		b.t.Fatalf("%s: %v\n%s", line, err, &out)
 	}
 }
+
+func TestRulesOfLegacyTablesAreSaidNotToBeSeen(t *testing.T) {
+	b := newBox(t)
+	a := b.newAgent(host.Options{})
+	prepare(t, a)
+	if all := a.FirewallWarnings(); len(all) != 0 {
+		t.Errorf("without any rule it says %q", all)
+	}
+	b.sh("ip6tables-legacy -t mangle -A PREROUTING -m rpfilter --invert -j DROP")
+	if all := a.FirewallWarnings(); len(all) != 1 || !strings.Contains(all[0], "ip6tables-legacy-save -t mangle") {
+		t.Errorf("it says %q", all)
+	}
+}
+
+func TestAFirewallRuleIsLoggedOnce(t *testing.T) {
+	b := newBox(t)
+	var logged lines
+	a := b.newAgent(host.Options{Interval: 5 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	prepare(t, a)
+	const first, second = `iifname "ip6d0" drop`, `fib daddr . iif type != local drop`
+	count := func(rule string) int { return logged.count(strings.ReplaceAll(rule, `"`, `\\\"`)) }
+	b.nft("table ip6 t { chain c { type filter hook prerouting priority 0; " + first + "; }; }")
+	run(t, a)
+	eventually(t, "the rule that is there at the start is logged", func() bool { return count(first) > 0 })
+	b.nft("table ip6 t { chain c { type filter hook prerouting priority 0; " + second + "; }; }")
+	eventually(t, "a rule that comes later is logged", func() bool { return count(second) > 0 })
+	b.nft("")
+	eventually(t, "that none is left is logged", func() bool { return logged.count("lets everything pass") > 0 })
+	if n := count(first); n != 2 { // once for each kind of packet that it stops
+		t.Errorf("the first rule was logged %d times:\n%s", n, &logged)
+	}
+	if n := count(second); n != 1 {
+		t.Errorf("the second rule was logged %d times:\n%s", n, &logged)
+	}
+}
+
+// lines is a log.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// count is the number of lines with a text.
+func (l *lines) count(text string) int { return strings.Count(l.String(), text) }
