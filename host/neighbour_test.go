@@ -44,6 +44,7 @@ func (f *fleet) silence(port string, silent bool) {
 }
 
 func TestAHostThatFallsSilentHasNoTrustedMACAnyMore(t *testing.T) {
+	t.Parallel() // it takes as long as the kernel takes to ask its neighbours
 	p := newPair(t, host.Options{})
 	p.resolved()
 	p.hurry()
@@ -57,6 +58,7 @@ func TestAHostThatFallsSilentHasNoTrustedMACAnyMore(t *testing.T) {
 }
 
 func TestAnotherMACThatNobodyTellsOfIsFoundOut(t *testing.T) {
+	t.Parallel() // it takes as long as the kernel takes to ask its neighbours
 	p := newPair(t, host.Options{})
 	p.resolved()
 	p.hurry()
