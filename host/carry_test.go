@@ -2,8 +2,11 @@ package host_test
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,6 +23,7 @@ type carrier struct {
 	agent    *host.Agent
 	datapath *nat.Datapath
 	stack    host.Stack
+	pins     string
 }
 
 // newCarriers makes hosts 1 and 2 of cell 1, each home of the block of its number, on an underlay with that MTU.
@@ -33,16 +37,15 @@ func newCarriers(t *testing.T, mtu int) (one, two *carrier) {
 			return errors.Join(err, netlink.LinkSetMTU(l, mtu))
 		})
 	}
-	return newCarrier(t, boxes[1], 1, "eth0"), newCarrier(t, boxes[2], 2, "eth0")
+	return newCarrier(t, boxes[1], 1, never), newCarrier(t, boxes[2], 2, never)
 }
 
-// newCarrier starts a host that knows the other one.
-func newCarrier(t *testing.T, b *box, id addr.Host, underlay string) *carrier {
+// newCarrier starts a host that knows the other one. Its agent looks at everything each interval.
+func newCarrier(t *testing.T, b *box, id addr.Host, interval time.Duration) *carrier {
 	t.Helper()
-	c := &carrier{box: b, id: id}
-	endpoint := endpointOf(t, id)
+	c := &carrier{box: b, id: id, pins: pinDir(t)}
 	c.agent = b.newAgent(host.Options{
-		Host: id, Endpoint: endpoint, Underlay: underlay,
+		Host: id, Endpoint: endpointOf(t, id), Underlay: "eth0", Interval: interval,
 		OnUnderlay: func(ifindex int) error {
 			return b.Do(func() error { return c.datapath.AttachUnderlay(ifindex) })
 		},
@@ -55,7 +58,7 @@ func newCarrier(t *testing.T, b *box, id addr.Host, underlay string) *carrier {
 	})
 	c.stack = prepare(t, c.agent)
 	o := nat.Options{
-		Plan: addr.DefaultPlan, Cell: 1, Host: id, PinDir: pinDir(t), Stack: c.stack.Ifindex,
+		Plan: addr.DefaultPlan, Cell: 1, Host: id, PinDir: c.pins, Stack: c.stack.Ifindex,
 		Sizes: nat.Sizes{Machines: 64, Moved: 16, Blocks: 16, Hosts: 16},
 	}
 	b.do(func() (err error) {
@@ -137,4 +140,30 @@ func (c *carrier) dropped(reason string) uint64 {
 	}
 	c.t.Fatalf("there is no reason %q", reason)
 	return 0
+}
+
+func TestProgramsThatWereTakenAwayByHandAreBack(t *testing.T) {
+	c := newCarrier(t, newFleet(t).host(1), 1, 20*time.Millisecond)
+	a, b := c.run(42, 1), c.run(42, 2)
+	attached := func() string {
+		all, err := c.datapath.Attachments()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(all)
+	}
+	before := attached()
+	pins, err := filepath.Glob(filepath.Join(c.pins, "links", "*"))
+	if err != nil || len(pins) == 0 {
+		t.Fatalf("there are no links in %s: %v", c.pins, err)
+	}
+	for _, pin := range pins {
+		if err := os.Remove(pin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "everything is attached again: "+before, func() bool { return attached() == before })
+	if err := a.ping(b.Addr().String()); err != nil {
+		t.Error(err)
+	}
 }
