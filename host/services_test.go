@@ -25,8 +25,9 @@ func examples(t *testing.T) map[string]string {
 	all := make(map[string]string)
 	for _, section := range strings.Split(string(document), "\n## ")[1:] {
 		title, text, _ := strings.Cut(section, "\n")
-		_, rules, found := strings.Cut(text, "```nft\n")
-		if rules, _, found = strings.Cut(rules, "\n```"); !found {
+		_, example, found := strings.Cut(text, "```nft\n")
+		rules, _, ends := strings.Cut(example, "\n```")
+		if !found || !ends {
 			t.Fatalf("section %q has no example", title)
 		}
 		all[title] = rules

@@ -26,7 +26,7 @@ func TestAMACIsUsedOnlyAsLongAsItIsTrusted(t *testing.T) {
 		}
 	}
 	late := one.options
-	late.Monotonic = func() time.Duration { return monotonic() - time.Hour } // as if the daemon had written it then
+	late.Monotonic = func() time.Duration { return two.readJiffies() - time.Hour } // as if the daemon had written it then
 	for _, c := range []struct {
 		name    string
 		trusted time.Duration // from an hour ago
@@ -39,7 +39,7 @@ func TestAMACIsUsedOnlyAsLongAsItIsTrusted(t *testing.T) {
 			ok(t, one.Close())
 			one.Datapath = one.open(late)
 			// The neighbour has another MAC by now.
-			ok(t, one.PutHost(NextHop{Host: 2, Ifindex: one.underlay.index, Gateway: two.address, Source: one.underlay.mac, MAC: mac(9), Trusted: c.trusted}))
+			ok(t, one.PutHost(NextHop{Host: 2, Ifindex: one.underlay.index, Kind: HopNeighbour, Gateway: two.address, Source: one.underlay.mac, MAC: mac(9), Trusted: c.trusted}))
 			ok(t, one.Close()) // dead
 			before := arrived.Load()
 			eventually(t, "a packet goes to the underlay", func() error {
