@@ -24,6 +24,9 @@ type HandlerOptions struct {
 	// Drops returns the number of dropped packets by reason, since the datapath's maps were made.
 	Drops func() (map[string]uint64, error)
 
+	// Firewall says which rules of the host's firewall stop what the datapath needs. nil: nobody looks.
+	Firewall func() []string
+
 	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
 	FinishTimeout time.Duration
 }

@@ -91,7 +91,8 @@ func (d *Datapath) DetachUnderlay(ifindex int) error {
 }
 
 // AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives; and to ip6d0
-// itself (Options.Stack), so that it carries nothing that the host forwards for others. Doing it again updates.
+// itself (Options.Stack), so that it carries nothing that the host forwards for others. Doing it again updates; a peer
+// that was made anew takes the place of the one before.
 func (d *Datapath) AttachStack(peer int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,7 +101,16 @@ func (d *Datapath) AttachStack(peer int) error {
 			return err
 		}
 	}
-	return d.attach(fromStack, peer)
+	if err := d.attach(fromStack, peer); err != nil {
+		return err
+	}
+	all, err := d.Attachments()
+	for _, a := range all {
+		if a.Program == fromStack && a.Ifindex != peer {
+			err = errors.Join(err, d.detach(fromStack, a.Ifindex))
+		}
+	}
+	return err
 }
 
 // Attachment is a program on a device.

@@ -116,7 +116,7 @@ func (d *daemon) listen(ctx context.Context) error {
 		return err
 	}
 	d.opened(l.Close)
-	handler := api.NewHandler(api.HandlerOptions{Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Drops: d.kernel.drops})
+	handler := api.NewHandler(api.HandlerOptions{Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Drops: d.kernel.drops, Firewall: d.kernel.agent.FirewallWarnings})
 	d.tasks = append(d.tasks, newServer("API", api.NewServer(handler, d.log), l, carries))
 	if d.config.Standalone() {
 		return nil

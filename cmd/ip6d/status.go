@@ -25,6 +25,7 @@ type statusAnswer struct {
 	InDoubt    []string          `json:"in_doubt"`
 	IDsFree    uint32            `json:"ids_free"`
 	Drops      map[string]uint64 `json:"drops"` // packets, by reason
+	Firewall   []string          `json:"firewall"`
 }
 
 func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
@@ -32,7 +33,7 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		Version: r.Version, Host: newHostAnswer(r.Host), Standalone: len(r.Endpoints) == 0,
 		Endpoints: append([]string{}, r.Endpoints...), Following: r.Following, Revision: r.Revision,
 		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
-		IDsFree: r.IdsFree, Drops: map[string]uint64{},
+		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Firewall: append([]string{}, r.Firewall...),
 	}
 	maps.Copy(a.Machines, r.Machines)
 	for _, d := range r.Drops {
@@ -66,6 +67,9 @@ What was dropped is counted by reason. The section "Why packets are dropped" of 
 					t.row("in doubt", strings.Join(a.InDoubt, ", "))
 				}
 				t.row("ids free", a.IDsFree)
+				for _, f := range a.Firewall {
+					t.row("firewall", f)
+				}
 				t.row("dropped", counted(a.Drops, func(reason string, n uint64) string { return fmt.Sprintf("%d %s", n, reason) }))
 			})
 		},

@@ -406,7 +406,9 @@ type GetStatusResponse struct {
 	// Ids left in this host's blocks.
 	IdsFree uint32 `protobuf:"varint,9,opt,name=ids_free,json=idsFree,proto3" json:"ids_free,omitempty"`
 	// Packets dropped since the maps were made, reasons that occurred only.
-	Drops         []*Drop `protobuf:"bytes,10,rep,name=drops,proto3" json:"drops,omitempty"`
+	Drops []*Drop `protobuf:"bytes,10,rep,name=drops,proto3" json:"drops,omitempty"`
+	// Rules of the host's firewall that stop what the datapath needs, each with a remedy.
+	Firewall      []string `protobuf:"bytes,12,rep,name=firewall,proto3" json:"firewall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +513,13 @@ func (x *GetStatusResponse) GetDrops() []*Drop {
 	return nil
 }
 
+func (x *GetStatusResponse) GetFirewall() []string {
+	if x != nil {
+		return x.Firewall
+	}
+	return nil
+}
+
 var File_ip6d_v1_host_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_host_proto_rawDesc = "" +
@@ -535,7 +544,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x10GetStatusRequest\"8\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\apackets\x18\x02 \x01(\x04R\apackets\"\xa7\x03\n" +
+	"\apackets\x18\x02 \x01(\x04R\apackets\"\xc3\x03\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -548,7 +557,8 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\bin_doubt\x18\b \x03(\tR\ainDoubt\x12\x19\n" +
 	"\bids_free\x18\t \x01(\rR\aidsFree\x12#\n" +
 	"\x05drops\x18\n" +
-	" \x03(\v2\r.ip6d.v1.DropR\x05drops\x1a;\n" +
+	" \x03(\v2\r.ip6d.v1.DropR\x05drops\x12\x1a\n" +
+	"\bfirewall\x18\f \x03(\tR\bfirewall\x1a;\n" +
 	"\rMachinesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x012\xd3\x01\n" +
