@@ -59,7 +59,7 @@ func newCarrier(t *testing.T, b *box, id addr.Host, interval time.Duration) *car
 	c.stack = prepare(t, c.agent)
 	o := nat.Options{
 		Plan: addr.DefaultPlan, Cell: 1, Host: id, PinDir: c.pins, Stack: c.stack.Ifindex,
-		Sizes: nat.Sizes{Machines: 64, Moved: 16, Blocks: 16, Hosts: 16},
+		Sizes: nat.Sizes{Machines: 64, Blocks: 16, Hosts: 16},
 	}
 	b.do(func() (err error) {
 		c.datapath, err = nat.Open(o)
