@@ -1,21 +1,17 @@
 package nat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
-	"ip6d/bpf"
 )
 
 // AttachPort lets a device send as s, and nothing else. It does so before the program is attached, so call it
@@ -49,7 +45,7 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 func (d *Datapath) DetachPort(ifindex int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// the link first: without its identity the port's packets are refused, which a failure must not leave behind
+	// the program first: without its identity the port's packets are refused, which a failure must not leave behind
 	return errors.Join(
 		d.detach(fromMachine, ifindex),
 		d.removePort(ifindex),
@@ -122,81 +118,81 @@ type Attachment struct {
 // IsUnderlay reports whether it is one that AttachUnderlay makes.
 func (a Attachment) IsUnderlay() bool { return slices.Contains(underlayPrograms, a.Program) }
 
-// Attachments lists what is attached.
+// Attachments lists what is attached, by program and device.
 func (d *Datapath) Attachments() ([]Attachment, error) {
-	entries, err := os.ReadDir(filepath.Join(d.dir, linksDir))
+	all, err := d.hooks.attachments()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, fmt.Errorf("list what is attached: %w", err)
 	}
-	var all []Attachment
-	for _, e := range entries {
-		a, err := parseAttachment(e.Name())
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, a)
-	}
+	slices.SortFunc(all, func(a, b Attachment) int {
+		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.Ifindex, b.Ifindex))
+	})
 	return all, nil
 }
 
-const (
-	fromMachine    = bpf.DatapathProgFromMachine
-	fromUnderlay   = bpf.DatapathProgFromUnderlay
-	fromUnderlayL3 = bpf.DatapathProgFromUnderlayL3
-	fromStack      = bpf.DatapathProgFromStack
-	fromElsewhere  = bpf.DatapathProgFromElsewhere
-	toUnderlay     = bpf.DatapathProgToUnderlay
-	toUnderlayL3   = bpf.DatapathProgToUnderlayL3
-)
+// hooks is the kernel's way to attach programs to devices: TCX links, or clsact filters where there is no TCX.
+// What it attaches outlives the process. All devices are of the namespace in which it was opened.
+type hooks interface {
+	// attach attaches p where nothing of its name is attached, before whatever else is there.
+	attach(Attachment, program) error
 
-var underlayPrograms = []string{fromUnderlay, fromUnderlayL3, toUnderlay, toUnderlayL3}
+	// update puts p in the place of an earlier program of its name, in one step, and reports whether there was one
+	// on the device: not on another one that had its number before.
+	update(Attachment, program) (bool, error)
 
-func (d *Datapath) programs() map[string]*ebpf.Program {
-	return map[string]*ebpf.Program{
-		fromMachine:    d.objects.FromMachine,
-		fromUnderlay:   d.objects.FromUnderlay,
-		fromUnderlayL3: d.objects.FromUnderlayL3,
-		fromStack:      d.objects.FromStack,
-		fromElsewhere:  d.objects.FromElsewhere,
-		toUnderlay:     d.objects.ToUnderlay,
-		toUnderlayL3:   d.objects.ToUnderlayL3,
-	}
+	// detach succeeds when nothing is attached, or the device is gone.
+	detach(Attachment) error
+
+	// detachAll detaches what this pin directory's datapath has attached.
+	detachAll() error
+
+	// attachments may list some whose device is gone, and miss some while devices come and go.
+	attachments() ([]Attachment, error)
+
+	close() error
 }
 
-// pinPrograms pins the programs in place of an earlier process's: each is replaced in one step. Those that it
-// pinned in nobody's place can be undone.
-func (d *Datapath) pinPrograms() (undo []func() error, err error) {
-	for name, p := range d.programs() {
-		path := filepath.Join(d.dir, programsDir, name)
-		next := path + "_next"
-		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return undo, fmt.Errorf("pin program %s: %w", name, err)
-		}
-		if err := p.Pin(next); err != nil {
-			return undo, fmt.Errorf("pin program %s: %w", name, err)
-		}
-		_, statErr := os.Stat(path)
-		if err := os.Rename(next, path); err != nil {
-			return undo, fmt.Errorf("pin program %s: %w", name, errors.Join(err, os.Remove(next)))
-		}
-		if errors.Is(statErr, fs.ErrNotExist) {
-			undo = append(undo, func() error { return os.Remove(path) })
-		}
+// kernelHooks finds out which way the kernel has; p is any program. The kernel is asked, not its version: it may have
+// been built without.
+func kernelHooks(dir string, p *ebpf.Program) (hooks, error) {
+	_, err := link.AttachTCX(link.TCXOptions{Program: p, Attach: ebpf.AttachTCXIngress}) // to device 0, which nobody has
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return newTCX(dir), nil
+	case errors.Is(err, link.ErrNotSupported):
+		return newClsact(dir)
 	}
-	return undo, nil
+	return nil, fmt.Errorf("ask the kernel for TCX: %w", err)
 }
 
-// updateLinks puts the new programs in the place of an earlier process's, without a gap in which a packet would
-// pass unseen. Links whose device has gone are removed.
-func (d *Datapath) updateLinks() error {
+// updateAttached puts the new programs in the place of an earlier process's, without a gap in which a packet would
+// pass unseen. What is left of devices that have gone is removed.
+func (d *Datapath) updateAttached() error {
 	all, err := d.Attachments()
 	if err != nil {
 		return err
 	}
+	programs, ports := d.programs(), make(map[int]bool)
 	for _, a := range all {
-		updated, err := d.update(a.path(d.dir), d.programs()[a.Program], a.Ifindex)
-		if err == nil && !updated && a.Program == fromMachine {
-			err = d.removePort(a.Ifindex)
+		p, known := programs[a.Program]
+		if !known {
+			return fmt.Errorf("%s is attached to device %d: this version has no such program; go on with the one that attached it", a.Program, a.Ifindex)
+		}
+		updated, err := d.hooks.update(a, p)
+		if err != nil {
+			return err
+		}
+		if updated && a.Program == fromMachine {
+			ports[a.Ifindex] = true
+		}
+	}
+	for ifindex := range d.ports {
+		if ports[ifindex] {
+			continue
+		}
+		updated, err := d.hooks.update(Attachment{fromMachine, ifindex}, programs[fromMachine])
+		if err == nil && !updated { // an identity of a port that has gone: its number may be another device's by now
+			err = d.removePort(ifindex)
 		}
 		if err != nil {
 			return err
@@ -205,88 +201,21 @@ func (d *Datapath) updateLinks() error {
 	return nil
 }
 
-// attach is an upsert: the pinned link is updated, or a new one is pinned.
+// attach is an upsert.
 func (d *Datapath) attach(program string, ifindex int) error {
-	p := d.programs()[program]
-	path := Attachment{program, ifindex}.path(d.dir)
-	if updated, err := d.update(path, p, ifindex); updated || err != nil {
+	a, p := Attachment{program, ifindex}, d.programs()[program]
+	if updated, err := d.hooks.update(a, p); updated || err != nil {
 		return err
 	}
-	hook := ebpf.AttachTCXIngress
-	if program == fromElsewhere || program == toUnderlay || program == toUnderlayL3 {
-		hook = ebpf.AttachTCXEgress
-	}
-	// at the head: what a machine sends is refused before anything else on the device looks at it
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: ifindex,
-		Program:   p,
-		Attach:    hook,
-		Anchor:    link.Head(),
-	})
-	if err != nil {
+	if err := d.hooks.attach(a, p); err != nil {
 		return fmt.Errorf("attach %s to device %d: %w", program, ifindex, err)
 	}
-	defer l.Close() // without a pin this detaches it
-	if err := l.Pin(path); err != nil {
-		return fmt.Errorf("pin %s on device %d: %w", program, ifindex, err)
-	}
 	return nil
-}
-
-// update updates the link pinned at path, and reports whether there was one. A link whose device has gone is
-// removed instead: the device that has its number now is another one.
-func (d *Datapath) update(path string, p *ebpf.Program, ifindex int) (bool, error) {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("load link %s: %w", path, err)
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return false, fmt.Errorf("read link %s: %w", path, err)
-	}
-	if tcx := info.TCX(); tcx == nil || tcx.Ifindex != uint32(ifindex) {
-		return false, l.Unpin()
-	}
-	if err := l.Update(p); err != nil {
-		return false, fmt.Errorf("update link %s: %w", path, err)
-	}
-	return true, nil
 }
 
 func (d *Datapath) detach(program string, ifindex int) error {
-	if err := removeLink(Attachment{program, ifindex}.path(d.dir)); err != nil {
+	if err := d.hooks.detach(Attachment{program, ifindex}); err != nil {
 		return fmt.Errorf("detach %s from device %d: %w", program, ifindex, err)
 	}
 	return nil
-}
-
-// removeLink detaches a pinned link and removes its pin. Removing the pin alone would do, but some time later.
-func removeLink(path string) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	return errors.Join(l.Detach(), l.Unpin())
-}
-
-func (a Attachment) path(dir string) string {
-	return filepath.Join(dir, linksDir, a.Program+"-"+strconv.Itoa(a.Ifindex))
-}
-
-func parseAttachment(name string) (Attachment, error) {
-	program, number, _ := strings.Cut(name, "-")
-	ifindex, err := strconv.Atoi(number)
-	known := append([]string{fromMachine, fromStack, fromElsewhere}, underlayPrograms...)
-	if err != nil || !slices.Contains(known, program) {
-		return Attachment{}, fmt.Errorf("pinned link %q: is not named PROGRAM-IFINDEX", name)
-	}
-	return Attachment{program, ifindex}, nil
 }

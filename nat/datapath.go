@@ -42,6 +42,8 @@ type Options struct {
 	Sizes      Sizes                // of the maps
 	Monotonic  func() time.Duration // the programs' clock, see clock.go; nil: the kernel's
 	Logger     *slog.Logger         // nil: slog.Default()
+
+	hooks func(dir string, p *ebpf.Program) (hooks, error) // nil: kernelHooks
 }
 
 // Sizes are the numbers of entries that the maps have room for; 0 stands for the default. All of it is
@@ -66,6 +68,7 @@ type Datapath struct {
 	log       *slog.Logger
 	names     []string // of drops, by reason
 	objects   bpf.DatapathObjects
+	hooks     hooks
 
 	mu        sync.Mutex            // guards reading, comparing and writing an entry as one step, and what follows
 	counts    map[addr.Block]counts // of the blocks of this cell that have any
@@ -76,8 +79,9 @@ type Datapath struct {
 }
 
 // Open loads the programs. Maps that an earlier process pinned keep their entries, also when this version or its
-// sizes ask for other maps, and its links are updated to the new programs in place: packets flow all the while. An
-// Open that fails leaves behind nothing of its own.
+// sizes ask for other maps, and what it attached is updated to the new programs in place: packets flow all the while.
+// The devices are those of the calling thread's network namespace, also later on. An Open that fails leaves behind
+// nothing of its own.
 //
 // Errors: ErrInvalid, ErrKernel, ErrPermission, ErrNoBPFFS, ErrLayout.
 func Open(o Options) (*Datapath, error) {
@@ -156,6 +160,14 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
 	undo = append(undo, d.objects.Close)
+	open := o.hooks
+	if open == nil {
+		open = kernelHooks
+	}
+	if d.hooks, err = open(d.dir, d.objects.FromMachine); err != nil {
+		return nil, err
+	}
+	undo = append(undo, d.hooks.close)
 
 	if d.tick, err = readTick(); err != nil {
 		return nil, err
@@ -176,7 +188,7 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.updateLinks(); err != nil {
+	if err := d.updateAttached(); err != nil {
 		return nil, err
 	}
 	if err := removeStrays(spec, filepath.Join(d.dir, mapsDir)); err != nil {
@@ -186,18 +198,27 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 }
 
 // Close lets go of the datapath. All of it stays pinned and attached, and packets go on.
-func (d *Datapath) Close() error { return d.objects.Close() }
+func (d *Datapath) Close() error { return errors.Join(d.hooks.close(), d.objects.Close()) }
 
 // Remove takes the datapath out of the kernel: programs are detached, maps are gone with their entries, the pin
 // directory too. What machines send afterwards goes to the host's stack, so their ports must be gone or down.
 func (d *Datapath) Remove() error {
-	return errors.Join(d.Close(), Remove(d.dir))
+	return errors.Join(d.hooks.detachAll(), d.Close(), removePins(d.dir))
 }
 
-// Remove is the method of the same name for a datapath that nobody holds open. That there is none is no error.
+// Remove is the method of the same name for a datapath that nobody holds open, with its devices in the namespace of
+// the calling thread. That there is none is no error.
 func Remove(pinDir string) error {
+	filters, err := newClsact(pinDir)
+	if err != nil {
+		return err
+	}
+	// programs first: one without its maps' pins still finds its maps, a map without a program is only litter
+	return errors.Join(newTCX(pinDir).detachAll(), filters.detachAll(), filters.close(), removePins(pinDir))
+}
+
+func removePins(pinDir string) error {
 	var errs []error
-	// links first: a program without its maps' pins still finds its maps, a map without a program is only litter
 	for _, dir := range []string{linksDir, programsDir, mapsDir, ""} {
 		dir = filepath.Join(pinDir, dir)
 		entries, err := os.ReadDir(dir)
@@ -209,12 +230,7 @@ func Remove(pinDir string) error {
 			continue
 		}
 		for _, e := range entries {
-			path := filepath.Join(dir, e.Name())
-			if filepath.Base(dir) == linksDir {
-				errs = append(errs, removeLink(path))
-				continue
-			}
-			errs = append(errs, os.Remove(path))
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
 		}
 		errs = append(errs, os.Remove(dir))
 	}
@@ -225,7 +241,7 @@ func Remove(pinDir string) error {
 const (
 	mapsDir     = "maps"     // by name
 	programsDir = "programs" // by name, for `bpftool prog` and for comparing with what is attached
-	linksDir    = "links"    // PROGRAM-IFINDEX
+	linksDir    = "links"    // PROGRAM-IFINDEX; empty where filters take the place of links
 )
 
 // settings checks the options, and returns what the programs need of them.

@@ -2,20 +2,15 @@ package nat
 
 import (
 	"errors"
-	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"reflect"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 
 	"ip6d/addr"
 	"ip6d/bpf"
@@ -316,158 +311,6 @@ func TestEntriesSurviveCloseAndOpen(t *testing.T) {
 	ok(t, d.DeleteBlock(1, 2))
 	if len(must(d.Hosts())) != 0 || len(must(d.Blocks())) != 0 {
 		t.Error("a deleted entry is still there")
-	}
-}
-
-func TestFailedOpenLeavesNothingBehind(t *testing.T) {
-	dir := pinDir(t)
-	o := options(filepath.Join(dir, "deep", "er"))
-	ok(t, os.MkdirAll(filepath.Join(o.PinDir, linksDir, "no link"), 0o700)) // which Open cannot make sense of
-	if _, err := Open(o); err == nil {
-		t.Fatal("opened in spite of it")
-	}
-	ok(t, os.Remove(filepath.Join(o.PinDir, linksDir, "no link")))
-	var left []string
-	ok(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
-			left = append(left, path)
-		}
-		return err
-	}))
-	if left != nil {
-		t.Errorf("pins left: %v", left)
-	}
-}
-
-func TestRemoveLeavesNothing(t *testing.T) {
-	o := options(pinDir(t))
-	n := newNamespace(t)
-	port, _ := vethPair(n, n, "port", "guest", 1500)
-	d := n.open(o)
-	n.do(func() error { return d.AttachPort(port.index, alice) })
-	ok(t, d.Remove())
-	if _, err := os.Stat(o.PinDir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("pin directory: %v", err)
-	}
-	if ids := attached(t, port); len(ids) != 0 {
-		t.Errorf("programs %v are still attached", ids)
-	}
-	ok(t, Remove(o.PinDir)) // there is nothing any more
-}
-
-// attached returns the programs on a device's ingress.
-func attached(t *testing.T, d device) (ids []ebpf.ProgramID) {
-	t.Helper()
-	d.do(func() error {
-		result, err := link.QueryPrograms(link.QueryOptions{Target: d.index, Attach: ebpf.AttachTCXIngress})
-		if err != nil {
-			return err
-		}
-		for _, p := range result.Programs {
-			ids = append(ids, p.ID)
-		}
-		return nil
-	})
-	return ids
-}
-
-func TestAttachingAgainUpdatesInPlace(t *testing.T) {
-	o := options(pinDir(t))
-	n := newNamespace(t)
-	port, _ := vethPair(n, n, "port", "guest", 1500)
-	underlay, _ := vethPair(n, n, "underlay", "far", 1500)
-	linkIDs := func() (ids []link.ID) {
-		for _, name := range []string{"from_machine-", "from_underlay-"} {
-			index := map[string]device{"from_machine-": port, "from_underlay-": underlay}[name].index
-			a, err := parseAttachment(name + strconv.Itoa(index))
-			ok(t, err)
-			l, err := link.LoadPinnedLink(a.path(o.PinDir), nil)
-			ok(t, err)
-			info, err := l.Info()
-			ok(t, errors.Join(err, l.Close()))
-			ids = append(ids, info.ID)
-		}
-		return ids
-	}
-	attach := func(d *Datapath, s addr.Stable) {
-		n.do(func() error { return errors.Join(d.AttachPort(port.index, s), d.AttachUnderlay(underlay.index)) })
-	}
-
-	first := n.open(o)
-	attach(first, alice)
-	attach(first, alice)
-	links, programs := linkIDs(), attached(t, port)
-	if len(programs) != 1 {
-		t.Fatalf("%d programs are attached", len(programs))
-	}
-	ok(t, first.Close())
-	if got := attached(t, port); !reflect.DeepEqual(got, programs) {
-		t.Errorf("after Close %v are attached, want %v", got, programs)
-	}
-
-	second := n.open(o) // as a new version of the daemon would
-	updated := attached(t, port)
-	if len(updated) != 1 || updated[0] == programs[0] {
-		t.Errorf("after Open %v are attached, want one other than %v", updated, programs)
-	}
-	attach(second, bob)
-	if got := linkIDs(); !reflect.DeepEqual(got, links) {
-		t.Errorf("links are %v, were %v: they were replaced", got, links)
-	}
-	want := []Attachment{{fromMachine, port.index}, {fromUnderlay, underlay.index}, {toUnderlay, underlay.index}}
-	if got := must(second.Attachments()); !reflect.DeepEqual(got, want) {
-		t.Errorf("attachments are %v, want %v", got, want)
-	}
-	ok(t, second.DetachPort(port.index))
-	ok(t, second.DetachPort(port.index))
-	if got := attached(t, port); len(got) != 0 {
-		t.Errorf("after DetachPort %v are attached", got)
-	}
-	if _, found, err := second.port(port.index); err != nil || found {
-		t.Errorf("after DetachPort the identity is there: %v, %v", found, err)
-	}
-}
-
-func TestDeviceThatTookTheNumberOfOneThatWentIsAttachedAnew(t *testing.T) {
-	o := options(pinDir(t))
-	n := newNamespace(t)
-	const index = 77
-	add := func() device {
-		n.do(func() error { return addVeth("port", "guest", index) })
-		return n.up("port", 1500)
-	}
-	add()
-	d := n.open(o)
-	n.do(func() error { return d.AttachPort(index, alice) })
-	n.do(func() error { return deleteLink("port") })
-	port := add()
-	if got := attached(t, port); len(got) != 0 {
-		t.Fatalf("the new device has %v already", got)
-	}
-	n.do(func() error { return d.AttachPort(index, bob) })
-	if got := attached(t, port); len(got) != 1 {
-		t.Errorf("attached: %v", got)
-	}
-
-	// and across a restart, a link to nothing is swept with its identity
-	n.do(func() error { return deleteLink("port") })
-	ok(t, d.Close())
-	d = n.open(o)
-	if all := must(d.Attachments()); len(all) != 0 {
-		t.Errorf("attachments: %v", all)
-	}
-	if _, found, err := d.port(index); err != nil || found {
-		t.Errorf("the identity of a device that has gone is there: %v, %v", found, err)
-	}
-}
-
-func TestAttachingToNoDeviceLeavesNoIdentity(t *testing.T) {
-	d := open(t, options(pinDir(t)))
-	if err := d.AttachPort(99999, alice); err == nil {
-		t.Fatal("attached")
-	}
-	if _, found, err := d.port(99999); err != nil || found {
-		t.Errorf("the identity is there: %v, %v", found, err)
 	}
 }
 

@@ -34,22 +34,29 @@ type fleetHost struct {
 // newFleet makes two hosts, 1 and 2, each home of the block of its number, that know each other.
 func newFleet(t testing.TB, mtu int, byMAC bool) (one, two *fleetHost) {
 	t.Helper()
+	return newFleetAttached(t, nil, mtu, byMAC)
+}
+
+// newFleetAttached is newFleet with a way to attach.
+func newFleetAttached(t testing.TB, by way, mtu int, byMAC bool) (one, two *fleetHost) {
+	t.Helper()
 	one = &fleetHost{namespace: newNamespace(t), id: 1, address: netip.MustParseAddr("2001:db8::1")}
 	two = &fleetHost{namespace: newNamespace(t), id: 2, address: netip.MustParseAddr("2001:db8::2")}
 	one.underlay, two.underlay = vethPair(one.namespace, two.namespace, "underlay", "underlay", mtu)
 	pins := pinDir(t)
-	one.start(filepath.Join(pins, "1"), mtu)
-	two.start(filepath.Join(pins, "2"), mtu)
+	one.start(by, filepath.Join(pins, "1"), mtu)
+	two.start(by, filepath.Join(pins, "2"), mtu)
 	one.knows(two, byMAC)
 	two.knows(one, byMAC)
 	return one, two
 }
 
-func (h *fleetHost) start(pins string, mtu int) {
+func (h *fleetHost) start(by way, pins string, mtu int) {
 	h.t.Helper()
 	var peer device
 	h.stack, peer = vethPair(h.namespace, h.namespace, "ip6d0", "ip6d0p", mtu)
 	h.options = Options{Plan: plan, Cell: 1, Host: h.id, PinDir: pins, Sizes: smallSizes, Stack: h.stack.index}
+	h.options.hooks = by
 	h.Datapath = h.namespace.open(h.options)
 	h.do(func() error {
 		return errors.Join(

@@ -178,22 +178,24 @@ func (d device) rawSocket() (send func([]byte) error) {
 }
 
 func TestNobodyElseSpeaksAsTheEndpoint(t *testing.T) {
-	one, _ := newFleet(t, 1500, true)
-	a := one.run(alice, false)
-	arrived := count(a.listenUDP(alice.Addr(), 2))
-	lan, outsider := vethPair(one.namespace, newNamespace(t), "lan", "eth0", 1500)
-	f := datagram(endpoint(1, 1).Addr(), alice.Addr())
-	f.to, f.from = lan.mac, outsider.mac
-	send := outsider.rawSocket()
-	eventually(t, "the host's stack forwards it into ip6d0, where it is refused", func() error {
-		if n := dropsOf(t, one.Datapath)["forwarded"]; n == 0 {
-			return errors.Join(errors.New("nothing was refused"), send(f.bytes()))
+	eachWay(t, func(t *testing.T, by way) {
+		one, _ := newFleetAttached(t, by, 1500, true)
+		a := one.run(alice, false)
+		arrived := count(a.listenUDP(alice.Addr(), 2))
+		lan, outsider := vethPair(one.namespace, newNamespace(t), "lan", "eth0", 1500)
+		f := datagram(endpoint(1, 1).Addr(), alice.Addr())
+		f.to, f.from = lan.mac, outsider.mac
+		send := outsider.rawSocket()
+		eventually(t, "the host's stack forwards it into ip6d0, where it is refused", func() error {
+			if n := dropsOf(t, one.Datapath)["forwarded"]; n == 0 {
+				return errors.Join(errors.New("nothing was refused"), send(f.bytes()))
+			}
+			return nil
+		})
+		if n := arrived.Load(); n != 0 {
+			t.Errorf("%d arrived", n)
 		}
-		return nil
 	})
-	if n := arrived.Load(); n != 0 {
-		t.Errorf("%d arrived", n)
-	}
 }
 
 // PROG_RUN takes neither of these.
@@ -289,9 +291,9 @@ func progress(t *testing.T, arrived func() int64, n int64) {
 }
 
 // fleetWithStream makes two hosts, with a stream from a machine of one to a machine of the other.
-func fleetWithStream(t *testing.T) (one, two *fleetHost, arrived func() int64, stop func()) {
+func fleetWithStream(t *testing.T, by way) (one, two *fleetHost, arrived func() int64, stop func()) {
 	t.Helper()
-	one, two = newFleet(t, 1500, true)
+	one, two = newFleetAttached(t, by, 1500, true)
 	a, b := one.run(alice, false), two.run(remote, false)
 	warm(a, b)
 	in := b.listenUDP(remote.Addr(), 0)
@@ -302,17 +304,19 @@ func fleetWithStream(t *testing.T) (one, two *fleetHost, arrived func() int64, s
 }
 
 func TestRestartLosesNothing(t *testing.T) {
-	one, two, arrived, stop := fleetWithStream(t)
-	for range 5 {
-		for _, h := range []*fleetHost{one, two} {
-			ok(t, h.Close())
-			progress(t, arrived, 100) // with no daemon
-			h.Datapath = h.namespace.open(h.options)
-			h.do(func() error { return h.AttachUnderlay(h.underlay.index) })
-			progress(t, arrived, 100)
+	eachWay(t, func(t *testing.T, by way) {
+		one, two, arrived, stop := fleetWithStream(t, by)
+		for range 5 {
+			for _, h := range []*fleetHost{one, two} {
+				ok(t, h.Close())
+				progress(t, arrived, 100) // with no daemon
+				h.Datapath = h.namespace.open(h.options)
+				h.do(func() error { return h.AttachUnderlay(h.underlay.index) })
+				progress(t, arrived, 100)
+			}
 		}
-	}
-	stop()
+		stop()
+	})
 }
 
 // A move, as far as the datapath knows of it: begin, flip, commit, finish.

@@ -9,43 +9,51 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 )
 
 // The daemon attaches again now and then what should be attached.
 func TestWhatWasDetachedByHandIsAttachedAgain(t *testing.T) {
-	o := options(pinDir(t))
-	n := newNamespace(t)
-	port, _ := vethPair(n, n, "port", "guest", 1500)
-	d := n.open(o)
-	pin := filepath.Join(o.PinDir, linksDir, fmt.Sprintf("%s-%d", fromMachine, port.index))
-	for _, c := range []struct {
-		name string
-		do   func() error
-	}{
-		{"bpftool link detach", func() error {
-			l, err := link.LoadPinnedLink(pin, nil)
-			if err != nil {
-				return err
+	eachWay(t, func(t *testing.T, by way) {
+		o := options(pinDir(t))
+		o.hooks = by
+		n := newNamespace(t)
+		port, _ := vethPair(n, n, "port", "guest", 1500)
+		d := n.open(o)
+		pin := filepath.Join(o.PinDir, linksDir, fmt.Sprintf("%s-%d", fromMachine, port.index))
+		byHand := map[string]func() error{
+			"bpftool link detach": func() error {
+				l, err := link.LoadPinnedLink(pin, nil)
+				if err != nil {
+					return err
+				}
+				return errors.Join(l.Detach(), l.Close())
+			},
+			"rm": func() error { return os.Remove(pin) },
+		}
+		if _, filters := d.hooks.(clsact); filters {
+			byHand = map[string]func() error{
+				"tc filter del": func() error { return netlink.FilterDel(port.filters()[0]) },
+				"tc qdisc del": func() error {
+					return netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: port.index, Parent: netlink.HANDLE_CLSACT}})
+				},
 			}
-			return errors.Join(l.Detach(), l.Close())
-		}},
-		{"rm", func() error { return os.Remove(pin) }},
-	} {
-		t.Run(c.name, func(t *testing.T) {
+		}
+		for how, detach := range byHand {
 			n.do(func() error { return d.AttachPort(port.index, alice) })
-			ok(t, c.do())
-			eventually(t, "the program is gone", func() error { // some time after a pin is
-				if ids := attached(t, port); len(ids) != 0 {
-					return fmt.Errorf("%v are attached", ids)
+			n.do(detach)
+			eventually(t, how+": the program is gone", func() error { // some time after a pin is
+				if all := attached(t, port); len(all) != 0 {
+					return fmt.Errorf("%v are attached", all)
 				}
 				return nil
 			})
 			n.do(func() error { return d.AttachPort(port.index, alice) })
-			if ids := attached(t, port); len(ids) != 1 {
-				t.Errorf("attached are %v, want one program", ids)
+			if all := attached(t, port); len(all) != 1 {
+				t.Errorf("%s: attached are %v, want one program", how, all)
 			}
-		})
-	}
+		}
+	})
 }
 
 func TestAPeerOfTheStackThatWasMadeAnewTakesThePlaceOfTheOther(t *testing.T) {

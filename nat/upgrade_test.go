@@ -437,7 +437,7 @@ func TestUpgradeGoesOnAfterACrash(t *testing.T) {
 				if len(pinned) != maps {
 					t.Errorf("pinned are %v", pinned)
 				}
-				usesPinned(t, now[0], pinned)
+				usesPinned(t, now[0].program, pinned)
 				ok(t, d.Remove())
 			})
 		}
@@ -467,29 +467,32 @@ func programInfo(t *testing.T, id ebpf.ProgramID) *ebpf.ProgramInfo {
 }
 
 func TestUpgradeLosesNothing(t *testing.T) {
-	one, two, arrived, stop := fleetWithStream(t)
-	tags := make(map[string]string) // by version
-	size := smallSizes.Machines
-	for round := range 3 {
-		for _, version := range []string{"older", "newer"} {
-			for _, h := range []*fleetHost{one, two} {
-				links := pinnedLinks(t, h.options)
-				ok(t, h.Close())
-				size++
-				h.options.Sizes = Sizes{Machines: size, Blocks: size, Hosts: size}
-				if version == "older" {
-					h.Datapath = h.openSpec(h.options, olderSpec(t))
-				} else {
-					h.Datapath = h.open(h.options)
-				}
-				progress(t, arrived, 100)
-				if now := pinnedLinks(t, h.options); !maps.Equal(now, links) {
-					t.Errorf("round %d, %s: links are %v, were %v", round, version, now, links)
-				}
-				pinned := pinnedMaps(t, h.options)
-				for _, id := range attached(t, h.underlay) {
-					usesPinned(t, id, pinned)
-					if tag := programInfo(t, id).Tag; tags[version] == "" {
+	eachWay(t, func(t *testing.T, by way) {
+		one, two, arrived, stop := fleetWithStream(t, by)
+		tags := make(map[string]string) // by version
+		size := smallSizes.Machines
+		for round := range 3 {
+			for _, version := range []string{"older", "newer"} {
+				for _, h := range []*fleetHost{one, two} {
+					before, links := attached(t, h.underlay), pinnedLinks(t, h.options)
+					ok(t, h.Close())
+					size++
+					h.options.Sizes = Sizes{Machines: size, Blocks: size, Hosts: size}
+					if version == "older" {
+						h.Datapath = h.openSpec(h.options, olderSpec(t))
+					} else {
+						h.Datapath = h.open(h.options)
+					}
+					progress(t, arrived, 100)
+					if now := pinnedLinks(t, h.options); !maps.Equal(now, links) {
+						t.Errorf("round %d, %s: links are %v, were %v", round, version, now, links)
+					}
+					now := attached(t, h.underlay)
+					if len(now) != 1 || now[0].by != before[0].by {
+						t.Fatalf("round %d, %s: attached is %v, was %v", round, version, now, before)
+					}
+					usesPinned(t, now[0].program, pinnedMaps(t, h.options))
+					if tag := programInfo(t, now[0].program).Tag; tags[version] == "" {
 						tags[version] = tag
 					} else if tags[version] != tag {
 						t.Errorf("round %d, %s: program %s is attached, want %s", round, version, tag, tags[version])
@@ -497,14 +500,14 @@ func TestUpgradeLosesNothing(t *testing.T) {
 				}
 			}
 		}
-	}
-	stop()
-	if tags["older"] == tags["newer"] || len(tags) != 2 {
-		t.Errorf("the attached programs did not change: %v", tags)
-	}
+		stop()
+		if tags["older"] == tags["newer"] || len(tags) != 2 {
+			t.Errorf("the attached programs did not change: %v", tags)
+		}
+	})
 }
 
-// pinnedLinks returns the ids of the pinned links by name.
+// pinnedLinks returns the ids of the pinned links by name; filters have none.
 func pinnedLinks(t *testing.T, o Options) map[string]link.ID {
 	t.Helper()
 	ids := make(map[string]link.ID)
