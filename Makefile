@@ -17,6 +17,7 @@ NO_SKIP      := $(if $(filter true,$(CI)),-no-skip)
 
 # The Debian packages that each kind of work needs, beside go and make.
 TEST_DEPS     := iproute2 iputils-ping iptables nftables
+KERNEL_DEPS   := $(TEST_DEPS) qemu-system-x86
 RACE_DEPS     := gcc libc6-dev
 GENERATE_DEPS := clang-19 llvm-19 libbpf-dev linux-libc-dev
 LINT_DEPS     := clang-format-19 shellcheck
@@ -25,7 +26,7 @@ ifeq ($(shell PATH='$(PATH)' command -v go),) # make 4.3 does not export to $(sh
 $(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
 endif
 
-.PHONY: build bin/ip6d demo test race fuzz lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
+.PHONY: build bin/ip6d demo test test-kernel race fuzz lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
 
 ## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
 build: bin/ip6d bin/etcd
@@ -40,6 +41,9 @@ bin/etcd: tools/go.mod tools/go.sum
 bin/testreport: $(wildcard tools/testreport/*.go)
 	CGO_ENABLED=0 go -C tools build -trimpath -o ../$@ ./testreport
 
+bin/testkernel: $(wildcard tools/testkernel/*.go) tools/go.mod tools/go.sum
+	CGO_ENABLED=0 go -C tools build -trimpath -o ../$@ ./testkernel
+
 ## demo: move a machine between three hosts of a throwaway fleet on this computer (root)
 demo: root build
 	@bin/ip6d lab demo
@@ -48,6 +52,10 @@ demo: root build
 test: root deps-test build bin/testreport
 	go -C tools test ./...
 	go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/test.json | bin/testreport $(NO_SKIP)
+
+## test-kernel: the tests of nat/ and host/ on the oldest kernel, Linux 6.1, which QEMU emulates
+test-kernel: deps-test-kernel bin/testkernel bin/testreport
+	bin/testkernel nat host | tee bin/test-kernel.json | bin/testreport $(NO_SKIP)
 
 ## race: the tests of all but integration/ under the race detector (root)
 race: PACKAGES = $$(go list ./... | grep -v ^ip6d/integration)
@@ -92,10 +100,11 @@ generate: deps-generate
 check-generated:
 	tools/check-generated.sh
 
-## deps: install what test, race, lint and generate need, by apt (root); they do it themselves, too
-deps: deps-test deps-race deps-lint deps-generate
+## deps: install what test, test-kernel, race, lint and generate need, by apt (root); they do it themselves, too
+deps: deps-test deps-test-kernel deps-race deps-lint deps-generate
 
 deps-test:     ; @tools/deps.sh $(TEST_DEPS)
+deps-test-kernel: ; @tools/deps.sh $(KERNEL_DEPS)
 deps-race:     ; @tools/deps.sh $(RACE_DEPS)
 deps-lint:     ; @tools/deps.sh $(LINT_DEPS)
 deps-generate: ; @tools/deps.sh $(GENERATE_DEPS)
