@@ -57,9 +57,10 @@ func (m *Map) adopt(ctx context.Context, entries []Entry, revision Revision) err
 	for _, e := range entries {
 		listed[e.Key] = true
 	}
+	clear(m.fleet.ahead) // a listing is newer than what was read before it, also of a store that went back in time
 	for _, k := range m.fleet.keys() {
 		if !listed[k] {
-			entries = append(entries, Entry{Key: k})
+			entries = append(entries, Entry{Key: k, ModRevision: revision})
 		}
 	}
 	m.mu.Unlock()
@@ -94,19 +95,25 @@ func (m *Map) unrecorded() []addr.Machine {
 // take it all, the revision stands still: other hosts must not rely on it.
 func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) error {
 	m.mu.Lock()
-	entries = m.keepOwn(entries)
+	entries = m.keepOwn(m.notOutdated(entries))
 	err := m.apply(entries)
 	if err == nil {
 		m.fleet.revision = revision
+		m.catchUpWithAhead()
 	}
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if m.Cache == nil {
+	return m.cache(ctx, entries, Write{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)})
+}
+
+// cache writes entries into the cache, if there is one, and more with them.
+func (m *Map) cache(ctx context.Context, entries []Entry, more ...Write) error {
+	if m.Cache == nil || len(entries)+len(more) == 0 {
 		return nil
 	}
-	t := Txn{Then: []Write{{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}}}
+	t := Txn{Then: more}
 	for _, e := range entries {
 		t.Then = append(t.Then, Write{Key: e.Key, Value: e.Value})
 	}

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"ip6d/addr"
 	"ip6d/nat"
@@ -100,8 +102,12 @@ type Map struct {
 
 	unsettled queue[addr.Machine] // machines whose record is to be read again; see settle.go
 	hints     queue[hint]         // for other hosts; see hint.go
+	astray    *rate.Limiter       // of hints about packets that went astray
+	rereads   rereads             // what other hosts' hints ask for; see reread.go
 	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied. Each holds one wish.
 	leaseWanted, appliedWanted chan struct{}
+
+	hintsSent, hintsHeeded atomic.Uint64
 
 	mu        sync.Mutex // guards what follows; never held across a call to a store or a peer
 	local     map[addr.Machine]Local
@@ -121,6 +127,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		Options:       o,
 		standalone:    o.Fleet == o.Truth,
 		gate:          &gate{Store: o.Fleet, why: errNotJoined},
+		astray:        rate.NewLimiter(astrayRate, astrayRate),
 		leaseWanted:   make(chan struct{}, 1),
 		appliedWanted: make(chan struct{}, 1),
 		local:         make(map[addr.Machine]Local),
@@ -165,7 +172,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
-		m.follow, m.settle, m.deliverHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive,
+		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}
