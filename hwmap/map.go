@@ -141,18 +141,27 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.restoreCache(ctx); err != nil {
+	if err := m.restoreCache(ctx); errors.Is(err, nat.ErrFull) {
+		m.Logger.Warn("fleet's map not restored whole", "error", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("restore the fleet's map: %w", err)
 	}
 	if err := m.restoreTruth(ctx); err != nil {
 		return nil, fmt.Errorf("restore this host's machines: %w", err)
 	}
 	_, err = m.catchUp(ctx)
+	if errors.Is(err, nat.ErrFull) { // for what this host knows of others; its own machines are better served than not
+		m.Logger.Warn("fleet's map not followed, going on with what has room", "error", err)
+		m.setFollowing(false, err)
+		err = nil
+	}
 	if err == nil && !known { // the store has this host now, so the database is its
 		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.Owner())}}})
 	}
 	if err == nil && m.allocator.Size() == 0 {
-		err = m.leaseBlock(ctx)
+		if err = m.leaseBlock(ctx); errors.Is(err, nat.ErrFull) {
+			err = nil // Run tells it, and tries again
+		}
 	}
 	record, joined := m.fleet.hosts[o.Self.ID]
 	cutOff := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrInDoubt)
