@@ -31,7 +31,7 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 	if err != nil {
 		return fmt.Errorf("port %d: read: %w", ifindex, err)
 	}
-	if err := write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), portValue(s)); err != nil {
+	if err := d.write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), portValue(s)); err != nil {
 		return fmt.Errorf("port %d: %w", ifindex, err)
 	}
 	err = d.attach(fromMachine, ifindex)
@@ -39,9 +39,9 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 		return nil
 	}
 	if ok {
-		return errors.Join(err, write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), old))
+		return errors.Join(err, d.write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), old))
 	}
-	return errors.Join(err, remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)))
+	return errors.Join(err, d.remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)))
 }
 
 // DetachPort undoes AttachPort. It succeeds when the device is gone. A device that is still up would from then
@@ -52,7 +52,7 @@ func (d *Datapath) DetachPort(ifindex int) error {
 	// the link first: without its identity the port's packets are refused, which a failure must not leave behind
 	return errors.Join(
 		d.detach(fromMachine, ifindex),
-		remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)),
+		d.remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)),
 	)
 }
 
@@ -186,7 +186,7 @@ func (d *Datapath) updateLinks() error {
 	for _, a := range all {
 		updated, err := d.update(a.path(d.dir), d.programs()[a.Program], a.Ifindex)
 		if err == nil && !updated && a.Program == fromMachine {
-			err = remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(a.Ifindex))
+			err = d.remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(a.Ifindex))
 		}
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -63,6 +64,7 @@ type Datapath struct {
 	log       *slog.Logger
 	names     []string // of drops, by reason
 	objects   bpf.DatapathObjects
+	entries   map[string]*atomic.Int64 // how many each map has, by name
 
 	mu     sync.Mutex                     // guards reading, comparing and writing an entry as one step, and
 	movers map[bpf.DatapathBlockId]uint32 // how many entries of `moved` and `machines` each block has
@@ -140,6 +142,9 @@ func Open(o Options) (_ *Datapath, err error) {
 	}
 	undo = append(undo, d.objects.Close)
 
+	if err := d.countEntries(); err != nil {
+		return nil, err
+	}
 	if err := d.countMovers(); err != nil {
 		return nil, err
 	}

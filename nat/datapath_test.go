@@ -248,8 +248,8 @@ func TestBlocksCountTheirMovers(t *testing.T) {
 	expect("after changes", map[addr.Block]uint32{1: 2, 2: 1})
 
 	// a crash between the two writes, and a count that is wrong in the other direction
-	ok(t, remove(d.objects.Moved, "moved", machineKey(also1)))
-	ok(t, write(d.objects.Blocks, "blocks", blockKey(1, 2), bpf.DatapathBlock{Home: 2}))
+	ok(t, d.remove(d.objects.Moved, "moved", machineKey(also1)))
+	ok(t, d.write(d.objects.Blocks, "blocks", blockKey(1, 2), bpf.DatapathBlock{Home: 2}))
 	ok(t, d.Close())
 	d = open(t, o)
 	expect("after a restart", map[addr.Block]uint32{1: 1, 2: 1})

@@ -24,12 +24,16 @@ func (d *Datapath) PutHost(h NextHop) error {
 		copy(v.Mac[:], h.MAC)
 		v.TrustedUntil = uint64(d.monotonic() + h.Trusted)
 	}
-	return write(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h.Host), v)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.write(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h.Host), v)
 }
 
 // DeleteHost deletes an entry of `hosts`. That there is none is no error.
 func (d *Datapath) DeleteHost(h addr.Host) error {
-	return remove(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.remove(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h))
 }
 
 // Hosts lists `hosts`, in no order. A MAC that is not trusted any more is left out.

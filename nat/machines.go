@@ -61,7 +61,7 @@ func (d *Datapath) DeleteMachine(id addr.ID, epoch uint64) error {
 	if old.Epoch > epoch {
 		return fmt.Errorf("machine %s: %w: %d, the deleted one is %d", id, ErrStale, old.Epoch, epoch)
 	}
-	if err := remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id)); err != nil {
+	if err := d.remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id)); err != nil {
 		return err
 	}
 	return d.addMovers(id, -1)
@@ -92,7 +92,7 @@ func (d *Datapath) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 }
 
 func (d *Datapath) writeMachine(id addr.ID, v bpf.DatapathMachine) error {
-	return write(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id), v)
+	return d.write(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id), v)
 }
 
 func (d *Datapath) checkMachine(m Machine) error {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"ip6d/bpf"
 )
@@ -139,26 +138,6 @@ func lookup[V any](m *ebpf.Map, key any) (value V, ok bool, err error) {
 		return value, false, nil
 	}
 	return value, err == nil, err
-}
-
-// write writes an entry. Errors: ErrFull.
-func write(m *ebpf.Map, name string, key, value any) error {
-	err := m.Put(key, value)
-	if errors.Is(err, unix.E2BIG) {
-		return fmt.Errorf("%w: %s has %d entries, raise %s", ErrFull, name, m.MaxEntries(), sizeSetting(name))
-	}
-	if err != nil {
-		return fmt.Errorf("write map %s: %w", name, err)
-	}
-	return nil
-}
-
-// remove deletes an entry. That there is none is no error.
-func remove(m *ebpf.Map, name string, key any) error {
-	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("delete from map %s: %w", name, err)
-	}
-	return nil
 }
 
 // list calls f with each entry of m.

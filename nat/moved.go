@@ -27,7 +27,7 @@ func (d *Datapath) PutMoved(m Moved) error {
 		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
 	}
 	put := func() error {
-		return write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host)})
+		return d.write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host)})
 	}
 	if ok {
 		return put()
@@ -46,7 +46,7 @@ func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	if old.Epoch > epoch {
 		return fmt.Errorf("moved %s: %w: %d, the deleted one is %d", id, ErrStale, old.Epoch, epoch)
 	}
-	if err := remove(d.objects.Moved, bpf.DatapathMapMoved, machineKey(id)); err != nil {
+	if err := d.remove(d.objects.Moved, bpf.DatapathMapMoved, machineKey(id)); err != nil {
 		return err
 	}
 	return d.addMovers(id, -1)
@@ -74,14 +74,14 @@ func (d *Datapath) PutBlock(b Block) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	key := blockKey(b.Cell, b.Block)
-	return write(d.objects.Blocks, bpf.DatapathMapBlocks, key, bpf.DatapathBlock{Home: uint32(b.Home), Movers: d.movers[key]})
+	return d.write(d.objects.Blocks, bpf.DatapathMapBlocks, key, bpf.DatapathBlock{Home: uint32(b.Home), Movers: d.movers[key]})
 }
 
 // DeleteBlock deletes an entry of `blocks`. That there is none is no error.
 func (d *Datapath) DeleteBlock(c addr.Cell, b addr.Block) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return remove(d.objects.Blocks, bpf.DatapathMapBlocks, blockKey(c, b))
+	return d.remove(d.objects.Blocks, bpf.DatapathMapBlocks, blockKey(c, b))
 }
 
 // Blocks lists `blocks`, in no order.
@@ -118,7 +118,7 @@ func (d *Datapath) addMovers(id addr.ID, n int) error {
 	}
 	if ok {
 		v.Movers = movers
-		if err := write(d.objects.Blocks, bpf.DatapathMapBlocks, key, v); err != nil {
+		if err := d.write(d.objects.Blocks, bpf.DatapathMapBlocks, key, v); err != nil {
 			return err
 		}
 	}
@@ -155,7 +155,7 @@ func (d *Datapath) countMovers() error {
 		return err
 	}
 	for k, v := range wrong {
-		if err := write(d.objects.Blocks, bpf.DatapathMapBlocks, k, v); err != nil {
+		if err := d.write(d.objects.Blocks, bpf.DatapathMapBlocks, k, v); err != nil {
 			return err
 		}
 	}
