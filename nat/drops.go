@@ -13,6 +13,7 @@ import (
 // Drop is how often packets were refused for one reason.
 type Drop struct {
 	Reason  string // see enum drop_reason in bpf/ip6d.h
+	Meaning string // in a line, for people
 	Packets uint64 // on all CPUs, since the maps were made
 }
 
@@ -31,7 +32,7 @@ func (d *Datapath) Drops() ([]Drop, error) {
 		if err := d.objects.Drops.Lookup(uint32(i), perCPU); err != nil {
 			return nil, fmt.Errorf("read drops of %s: %w", name, err)
 		}
-		drop := Drop{Reason: name}
+		drop := Drop{Reason: name, Meaning: dropMeanings[name]}
 		for _, n := range perCPU {
 			drop.Packets += n
 		}

@@ -1,0 +1,38 @@
+package nat
+
+// dropMeanings says what each reason means, in a line. The reasons themselves are those of enum drop_reason in bpf/ip6d.h;
+// a test holds this list, and the table in docs/, to it.
+var dropMeanings = map[string]string{
+	"vlan_tagged":         "the machine sent a frame with a VLAN tag",
+	"ipv4":                "the machine sent IPv4",
+	"arp":                 "the machine sent ARP, which is for IPv4",
+	"ether_type":          "a frame that is neither IPv6, IPv4 nor ARP",
+	"unknown_port":        "the device it came from is no machine's port any more, or not yet",
+	"multicast":           "to a multicast address: usually the chatter of a guest's link (duplicate address detection, MLD), and harmless",
+	"foreign_source":      "the sender used a source address that is not its own",
+	"routing_destination": "the machine wrote a routing address; machines use stable addresses only",
+	"no_egress":           "the destination is outside of the fleet",
+	"other_network":       "sender and receiver are of different networks",
+	"neighbour_discovery": "ICMPv6 of types 133 to 137, which must not leave its link, to a machine or a host's endpoint",
+	"malformed":           "its headers contradict its length or each other, or it could not be rewritten",
+	"routing_header":      "it has a routing header, with which its receiver would send it on",
+	"extension_headers":   "more extension headers than are looked behind",
+	"invalid_source":      "from the underlay: a source with the routing prefix that is no valid routing address",
+	"invalid_destination": "a destination with one of the fleet's prefixes that is no valid address",
+	"stable_source":       "a stable source address on the underlay, where only routing addresses belong",
+	"stable_destination":  "a stable destination address on the underlay",
+	"own_source":          "from the underlay, in this host's name",
+	"outside_source":      "from a source outside of the fleet, or a host's control address, and no ICMPv6 error about what the receiver sent",
+	"control_destination": "for a control address of this host that it does not have",
+	"stack_destination":   "the host sent something into ip6d0 that is for no address which is reached there",
+	"network_mismatch":    "the destination's machine exists here, but in another network",
+	"no_port":             "the machine is on this host and has no port: attach it",
+	"no_stack":            "for this host's endpoint, while ip6d0 is missing",
+	"not_here":            "the machine is not on this host, which knows no other place: destroyed, or never issued",
+	"loop":                "this host believes the machine to be on the host that sent the packet here",
+	"endpoint_relay":      "from a host's endpoint to a machine that has just moved: it cannot be forwarded",
+	"unknown_host":        "the host it is for has no next hop here: not joined yet, or no route to it",
+	"no_underlay":         "the underlay's device to that host has gone",
+	"too_big":             "the host itself sent more than the underlay's MTU",
+	"forwarded":           "another device of this host sent it into ip6d0, which is for the host's own packets only",
+}
