@@ -63,6 +63,7 @@ type Datapath struct {
 	monotonic func() time.Duration
 	log       *slog.Logger
 	names     []string // of drops, by reason
+	ways      []string // of programs, by enum way
 	objects   bpf.DatapathObjects
 	entries   map[string]*atomic.Int64 // how many each map has, by name
 
@@ -90,6 +91,10 @@ func Open(o Options) (_ *Datapath, err error) {
 	if err != nil {
 		return nil, err
 	}
+	ways, err := enumNames(spec.Types, "way", "")
+	if err != nil {
+		return nil, err
+	}
 	if err := spec.Variables[bpf.DatapathVarOwn].Set(settings); err != nil {
 		return nil, fmt.Errorf("set the programs' settings: %w", err)
 	}
@@ -103,6 +108,7 @@ func Open(o Options) (_ *Datapath, err error) {
 		monotonic: o.Monotonic,
 		log:       o.Logger,
 		names:     names,
+		ways:      ways,
 		movers:    make(map[bpf.DatapathBlockId]uint32),
 	}
 	if d.monotonic == nil {

@@ -30,7 +30,7 @@ func TestFillCountsWhatTheMapsHold(t *testing.T) {
 			d.PutMachine(here(put, epoch)),
 			d.PutMoved(Moved{ID: put.ID(), Host: host(), Epoch: epoch}),
 			d.PutBlock(Block{Cell: 1, Block: put.Machine().Block(), Home: 2}),
-			d.PutHost(NextHop{Host: host(), Ifindex: 1, Gateway: internet, Source: mac(1)}),
+			d.PutHost(NextHop{Host: host(), Ifindex: 1, Gateway: internet, Source: mac(1), Kind: HopNeighbour}),
 			d.DeleteMachine(deleted.ID(), epoch),
 			d.DeleteMoved(deleted.ID(), epoch),
 			d.DeleteBlock(1, deleted.Machine().Block()),
