@@ -25,6 +25,13 @@ type statusAnswer struct {
 	InDoubt    []string          `json:"in_doubt"`
 	IDsFree    uint32            `json:"ids_free"`
 	Drops      map[string]uint64 `json:"drops"` // packets, by reason
+
+	Maps map[string]fillAnswer `json:"maps"` // how full the kernel's maps are, by name
+}
+
+type fillAnswer struct {
+	Entries uint32 `json:"entries"`
+	Size    uint32 `json:"size"`
 }
 
 func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
@@ -32,7 +39,10 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		Version: r.Version, Host: newHostAnswer(r.Host), Standalone: len(r.Endpoints) == 0,
 		Endpoints: append([]string{}, r.Endpoints...), Following: r.Following, Revision: r.Revision,
 		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
-		IDsFree: r.IdsFree, Drops: map[string]uint64{},
+		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Maps: map[string]fillAnswer{},
+	}
+	for _, f := range r.Maps {
+		a.Maps[f.Map] = fillAnswer{f.Entries, f.Size}
 	}
 	maps.Copy(a.Machines, r.Machines)
 	for _, d := range r.Drops {
@@ -47,7 +57,7 @@ func newStatusCommand(c *cli) *cobra.Command {
 		Short: "Show the state of this host's daemon and its datapath",
 		Long: `Show the state of this host's daemon and its datapath.
 
-What was dropped is counted by reason. The section "Why packets are dropped" of docs/ARCHITECTURE.md says what each means.`,
+What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each means.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.GetStatusRequest, ip6dv1.GetStatusResponse] {
@@ -66,6 +76,7 @@ What was dropped is counted by reason. The section "Why packets are dropped" of 
 					t.row("in doubt", strings.Join(a.InDoubt, ", "))
 				}
 				t.row("ids free", a.IDsFree)
+				t.row("maps", a.fill())
 				t.row("dropped", counted(a.Drops, func(reason string, n uint64) string { return fmt.Sprintf("%d %s", n, reason) }))
 			})
 		},
@@ -84,6 +95,15 @@ func (a statusAnswer) store() string {
 	default:
 		return fmt.Sprintf("%s, not followed yet", endpoints)
 	}
+}
+
+// fill writes how full the maps are, ordered by name.
+func (a statusAnswer) fill() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(a.Maps)) {
+		parts = append(parts, fmt.Sprintf("%s %d of %d", name, a.Maps[name].Entries, a.Maps[name].Size))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // counted writes what was counted, ordered by name; nothing was counted: none.
