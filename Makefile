@@ -16,7 +16,7 @@ PACKAGES     := ./...# what test, race and fuzz look at
 NO_SKIP      := $(if $(filter true,$(CI)),-no-skip)
 
 # The Debian packages that each kind of work needs, beside go and make.
-TEST_DEPS     := iproute2 iputils-ping
+TEST_DEPS     := iproute2 iputils-ping iptables nftables
 RACE_DEPS     := gcc libc6-dev
 GENERATE_DEPS := clang-19 llvm-19 libbpf-dev linux-libc-dev
 LINT_DEPS     := clang-format-19 shellcheck

@@ -60,6 +60,9 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 	if now.StoreErr != nil {
 		status.StoreError = now.StoreErr.Error()
 	}
+	if s.Firewall != nil {
+		status.Firewall = s.Firewall()
+	}
 	for state, n := range now.Machines {
 		status.Machines[string(state)] = uint32(n)
 	}

@@ -25,6 +25,9 @@ type HandlerOptions struct {
 	Datapath Datapath
 	Events   *nat.Feed // of what Datapath refuses
 
+	// Firewall says which rules of the host's firewall stop what the datapath needs. nil: nobody looks.
+	Firewall func() []string
+
 	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
 	FinishTimeout time.Duration
 }

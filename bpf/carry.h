@@ -4,6 +4,7 @@
 #include "event.h"
 
 #define BLOCK_SHIFT 8 /* 256 machines in a block */
+#define BLOCK_SIZE  (1 << BLOCK_SHIFT)
 
 /* skb->tc_index of what the datapath sends to the underlay, for to_underlay to know it by. Only
  * this computer's own programs can set it, and it is 0 on every packet that comes in. */
@@ -108,19 +109,26 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
 	return bpf_redirect(machine->ifindex, 0);
 }
 
+/* Where a packet goes that is not for a port here. */
+struct place {
+	__u32 host; /* 0: nowhere that is known */
+	__u32 slot;
+};
+
 /* forward sends the packet to another host, in routing form and under this host's id. */
-static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u32 host,
+static __always_inline int forward(struct __sk_buff *skb, struct packet *p, struct place to,
 				   enum way way)
 {
 	__u8 spent = way != FROM_STACK; /* there this host is no router, but the sender */
-	struct next_hop *hop = bpf_map_lookup_elem(&hosts, &host);
+	struct next_hop *hop = bpf_map_lookup_elem(&hosts, &to.slot);
 	struct address source, destination;
 	long size;
 
-	if (!hop)
+	/* a slot may have gone to another host after its number was read */
+	if (!hop || hop->host != to.host || !hop->ifindex)
 		return drop(skb, p, DROP_UNKNOWN_HOST, way);
 	source = p->outside ? control_address(p->source) : routing_address(p->from, own.host);
-	destination = routing_address(p->to, host);
+	destination = routing_address(p->to, to.host);
 
 	size = check_mtu(skb, p, hop->ifindex);
 	if (size < 0)
@@ -141,7 +149,7 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *p, __u3
 	/* redirect_neigh writes MACs of its own, but refuses a frame to a multicast MAC */
 	if (!write_ethernet(skb, hop->mac, hop->source, way))
 		return drop(skb, p, DROP_MALFORMED, way);
-	if (bpf_ktime_get_coarse_ns() < hop->trusted_until)
+	if (bpf_jiffies64() < hop->trusted_until) /* the clock that is read in one instruction */
 		return bpf_redirect(hop->ifindex, 0);
 
 	struct bpf_redir_neigh neighbour = {.nh_family = 10 /* AF_INET6 */};
@@ -172,52 +180,68 @@ static __always_inline enum drop_reason find(const struct numbers *to, struct ma
 
 static __always_inline struct block *find_block(const struct numbers *to)
 {
-	struct block_id id = {.block = to->machine >> BLOCK_SHIFT, .cell = to->cell};
+	__u32 number = to->machine >> BLOCK_SHIFT;
 
-	return bpf_map_lookup_elem(&blocks, &id);
+	return to->cell == own.cell ? bpf_map_lookup_elem(&blocks, &number) : NULL;
 }
 
-/* believed is the host that this host believes a machine to be on that is not here: its own entry,
- * else its block's home. 0: nothing is known. */
-static __always_inline __u32 believed(const struct numbers *to)
+/* home is where all machines of a block are, as far as is known here, that have no entry of their own. */
+static __always_inline struct place home(const struct block *block)
 {
-	struct machine_id id = {.machine = to->machine, .cell = to->cell};
-	struct block *block = find_block(to);
-	struct mover *mover;
+	return block ? (struct place){block->home, block->slot} : (struct place){};
+}
 
-	if (block && !block->movers)
-		return block->home;
-	mover = bpf_map_lookup_elem(&moved, &id);
-	if (mover)
-		return mover->host;
-	return block ? block->home : 0;
+/* believed is where this host believes a machine to be that is not here: its own entry, else its
+ * block's home. */
+static __always_inline struct place believed(const struct numbers *to, const struct block *block)
+{
+	__u32 number = to->machine >> BLOCK_SHIFT;
+	struct movers *movers;
+	struct next_hop *hop;
+	__u32 slot;
+
+	if (!block || !block->moved)
+		return home(block);
+	movers = bpf_map_lookup_elem(&moved, &number);
+	slot = movers ? movers->slot[to->machine & (BLOCK_SIZE - 1)] : 0;
+	if (!slot)
+		return home(block);
+	slot--;
+	hop = bpf_map_lookup_elem(&hosts, &slot);
+	return (struct place){hop ? hop->host : 0, slot};
+}
+
+/* at_endpoint is the host of an endpoint: the machine is the host. */
+static __always_inline struct place at_endpoint(const struct numbers *to)
+{
+	__u32 host = to->machine;
+	__u32 *slot = bpf_map_lookup_elem(&slots, &host);
+
+	return (struct place){host, slot ? *slot : ~0u};
 }
 
 /* locate finds where the destination is: here, if machine->state is delivering after it, else at
- * host. */
+ * place. */
 static __always_inline enum drop_reason locate(const struct packet *p, struct machine *machine,
-					       __u32 *host, enum way way)
+					       struct place *place, enum way way)
 {
+	struct block *block = NULL;
 	enum drop_reason refused;
 
-	if (p->to.network == 0) { /* an endpoint: the machine is the host */
-		*host = p->to.machine;
+	if (p->to.network == 0) {
+		*place = at_endpoint(&p->to);
 		return DROP_NONE;
 	}
-	/* What machines send goes mostly to other hosts, and mostly to machines that never moved. */
-	if (way == FROM_MACHINE) {
-		struct block *block = find_block(&p->to);
-
-		if (block && !block->movers && block->home != own.host) {
-			*host = block->home;
-			return DROP_NONE;
-		}
+	if (way ==
+	    FROM_MACHINE) /* which sends mostly to other hosts; the others bring what is for here */
+		block = find_block(&p->to);
+	if (!block || block->here) {
+		refused = find(&p->to, machine);
+		if (refused)
+			return refused;
 	}
-	refused = find(&p->to, machine);
-	if (refused)
-		return refused;
 
-	*host = machine->host;
+	*place = (struct place){machine->host, machine->slot};
 	switch (machine->state) {
 	case STATE_DELIVERING:
 		return DROP_NONE;
@@ -231,10 +255,12 @@ static __always_inline enum drop_reason locate(const struct packet *p, struct ma
 		return DROP_NONE;
 	}
 
-	*host = believed(&p->to);
-	if (!*host || *host == own.host)
+	if (way != FROM_MACHINE)
+		block = find_block(&p->to);
+	*place = believed(&p->to, block);
+	if (!place->host || place->host == own.host)
 		return DROP_NOT_HERE;
-	return *host == p->from.host ? DROP_LOOP : DROP_NONE;
+	return place->host == p->from.host ? DROP_LOOP : DROP_NONE;
 }
 
 /* is_astray tells a packet that another host sent here for a machine that has left, or was never
@@ -252,16 +278,16 @@ static __always_inline int carry(struct __sk_buff *skb, struct packet *p, enum w
 {
 	struct machine machine = {};
 	enum drop_reason refused;
-	__u32 host;
+	struct place place = {};
 
-	refused = locate(p, &machine, &host, way);
+	refused = locate(p, &machine, &place, way);
 	if (machine.state == STATE_DELIVERING && !refused)
 		return deliver(skb, p, &machine, way);
 	if (is_astray(p, &machine, way) && refused != DROP_NETWORK_MISMATCH)
 		tell_astray(skb, p, way);
 	if (refused)
 		return drop(skb, p, refused, way);
-	if (p->to.network == 0 && host == own.host)
+	if (p->to.network == 0 && place.host == own.host)
 		return enter_stack(skb, p, way);
-	return forward(skb, p, host, way);
+	return forward(skb, p, place, way);
 }

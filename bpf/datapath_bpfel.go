@@ -14,16 +14,11 @@ import (
 )
 
 type DatapathBlock struct {
-	_      structs.HostLayout
-	Home   uint32
-	Movers uint32
-}
-
-type DatapathBlockId struct {
-	_        structs.HostLayout
-	Block    uint32
-	Cell     uint16
-	Reserved uint16
+	_     structs.HostLayout
+	Home  uint32
+	Slot  uint32
+	Moved uint32
+	Here  uint32
 }
 
 type DatapathDropReason uint32
@@ -68,6 +63,11 @@ const (
 	DatapathDropReasonDROP_REASONS             DatapathDropReason = 36
 )
 
+type DatapathEpochs struct {
+	_     structs.HostLayout
+	Epoch [256]uint64
+}
+
 type DatapathEvent struct {
 	_      structs.HostLayout
 	Time   uint64
@@ -101,15 +101,15 @@ const (
 )
 
 type DatapathMachine struct {
-	_        structs.HostLayout
-	Network  uint32
-	Ifindex  uint32
-	Epoch    uint64
-	Host     uint32
-	Mac      [6]uint8
-	State    uint8
-	Enter    uint8
-	Reserved uint32
+	_       structs.HostLayout
+	Network uint32
+	Ifindex uint32
+	Epoch   uint64
+	Host    uint32
+	Mac     [6]uint8
+	State   uint8
+	Enter   uint8
+	Slot    uint32
 }
 
 type DatapathMachineId struct {
@@ -119,22 +119,21 @@ type DatapathMachineId struct {
 	Reserved uint16
 }
 
-type DatapathMover struct {
-	_        structs.HostLayout
-	Epoch    uint64
-	Host     uint32
-	Reserved uint32
+type DatapathMovers struct {
+	_    structs.HostLayout
+	Slot [256]uint16
 }
 
 type DatapathNextHop struct {
 	_            structs.HostLayout
-	TrustedUntil uint64
+	Host         uint32
 	Ifindex      uint32
-	Mac          [6]uint8
-	Source       [6]uint8
 	Gateway      [16]uint8
+	Source       [6]uint8
+	Mac          [6]uint8
 	Kind         uint8
-	Reserved     [7]uint8
+	Reserved     [3]uint8
+	TrustedUntil uint64
 }
 
 type DatapathPort struct {
@@ -144,6 +143,8 @@ type DatapathPort struct {
 		High uint64
 		Low  uint64
 	}
+	Ifindex  uint32
+	Reserved uint32
 }
 
 type DatapathSample struct {
@@ -162,7 +163,8 @@ type DatapathSettings struct {
 	GatewayMac   [6]uint8
 	StackMac     [6]uint8
 	VerifyMac    uint8
-	Reserved     uint8
+	PortProbes   uint8
+	PortPlaces   uint32
 }
 
 type DatapathTold struct {
@@ -179,6 +181,7 @@ type DatapathTold struct {
 const (
 	DatapathMapBlocks          = "blocks"
 	DatapathMapDrops           = "drops"
+	DatapathMapEpochs          = "epochs"
 	DatapathMapEvents          = "events"
 	DatapathMapEventsLost      = "events_lost"
 	DatapathMapHosts           = "hosts"
@@ -186,12 +189,14 @@ const (
 	DatapathMapMoved           = "moved"
 	DatapathMapPorts           = "ports"
 	DatapathMapSamples         = "samples"
+	DatapathMapSlots           = "slots"
 	DatapathMapTold            = "told"
 	DatapathProgFromElsewhere  = "from_elsewhere"
 	DatapathProgFromMachine    = "from_machine"
 	DatapathProgFromStack      = "from_stack"
 	DatapathProgFromUnderlay   = "from_underlay"
 	DatapathProgFromUnderlayL3 = "from_underlay_l3"
+	DatapathProgReadJiffies    = "read_jiffies"
 	DatapathProgToUnderlay     = "to_underlay"
 	DatapathProgToUnderlayL3   = "to_underlay_l3"
 	DatapathVarOwn             = "own"
@@ -244,6 +249,7 @@ type DatapathProgramSpecs struct {
 	FromStack      *ebpf.ProgramSpec `ebpf:"from_stack"`
 	FromUnderlay   *ebpf.ProgramSpec `ebpf:"from_underlay"`
 	FromUnderlayL3 *ebpf.ProgramSpec `ebpf:"from_underlay_l3"`
+	ReadJiffies    *ebpf.ProgramSpec `ebpf:"read_jiffies"`
 	ToUnderlay     *ebpf.ProgramSpec `ebpf:"to_underlay"`
 	ToUnderlayL3   *ebpf.ProgramSpec `ebpf:"to_underlay_l3"`
 }
@@ -254,6 +260,7 @@ type DatapathProgramSpecs struct {
 type DatapathMapSpecs struct {
 	Blocks     *ebpf.MapSpec `ebpf:"blocks"`
 	Drops      *ebpf.MapSpec `ebpf:"drops"`
+	Epochs     *ebpf.MapSpec `ebpf:"epochs"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	EventsLost *ebpf.MapSpec `ebpf:"events_lost"`
 	Hosts      *ebpf.MapSpec `ebpf:"hosts"`
@@ -261,6 +268,7 @@ type DatapathMapSpecs struct {
 	Moved      *ebpf.MapSpec `ebpf:"moved"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
 	Samples    *ebpf.MapSpec `ebpf:"samples"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Told       *ebpf.MapSpec `ebpf:"told"`
 }
 
@@ -293,6 +301,7 @@ func (o *DatapathObjects) Close() error {
 type DatapathMaps struct {
 	Blocks     *ebpf.Map `ebpf:"blocks"`
 	Drops      *ebpf.Map `ebpf:"drops"`
+	Epochs     *ebpf.Map `ebpf:"epochs"`
 	Events     *ebpf.Map `ebpf:"events"`
 	EventsLost *ebpf.Map `ebpf:"events_lost"`
 	Hosts      *ebpf.Map `ebpf:"hosts"`
@@ -300,6 +309,7 @@ type DatapathMaps struct {
 	Moved      *ebpf.Map `ebpf:"moved"`
 	Ports      *ebpf.Map `ebpf:"ports"`
 	Samples    *ebpf.Map `ebpf:"samples"`
+	Slots      *ebpf.Map `ebpf:"slots"`
 	Told       *ebpf.Map `ebpf:"told"`
 }
 
@@ -307,6 +317,7 @@ func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Blocks,
 		m.Drops,
+		m.Epochs,
 		m.Events,
 		m.EventsLost,
 		m.Hosts,
@@ -314,6 +325,7 @@ func (m *DatapathMaps) Close() error {
 		m.Moved,
 		m.Ports,
 		m.Samples,
+		m.Slots,
 		m.Told,
 	)
 }
@@ -334,6 +346,7 @@ type DatapathPrograms struct {
 	FromStack      *ebpf.Program `ebpf:"from_stack"`
 	FromUnderlay   *ebpf.Program `ebpf:"from_underlay"`
 	FromUnderlayL3 *ebpf.Program `ebpf:"from_underlay_l3"`
+	ReadJiffies    *ebpf.Program `ebpf:"read_jiffies"`
 	ToUnderlay     *ebpf.Program `ebpf:"to_underlay"`
 	ToUnderlayL3   *ebpf.Program `ebpf:"to_underlay_l3"`
 }
@@ -345,6 +358,7 @@ func (p *DatapathPrograms) Close() error {
 		p.FromStack,
 		p.FromUnderlay,
 		p.FromUnderlayL3,
+		p.ReadJiffies,
 		p.ToUnderlay,
 		p.ToUnderlayL3,
 	)

@@ -11,6 +11,8 @@
  *				for others in its own name
  *	to_underlay_l3		the same, of a device without a link layer
  *
+ *	read_jiffies		attached nowhere
+ *
  * Each of the first four reads the packet, refuses by name what it does not carry, and leaves the
  * rest to carry(). */
 
@@ -132,6 +134,19 @@ static __always_inline enum drop_reason read_answer(struct __sk_buff *skb, struc
 	return read_received(skb, p);
 }
 
+static __always_inline struct port *find_port(__u32 ifindex)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < own.port_probes; i++) {
+		__u32 place = (ifindex + i) & (own.port_places - 1);
+		struct port *port = bpf_map_lookup_elem(&ports, &place);
+
+		if (port && port->ifindex == ifindex)
+			return port;
+	}
+	return NULL;
+}
+
 SEC("tcx/ingress")
 int from_machine(struct __sk_buff *skb)
 {
@@ -139,7 +154,6 @@ int from_machine(struct __sk_buff *skb)
 	struct packet p = {};
 	enum drop_reason refused;
 	struct port *port;
-	__u32 ifindex = skb->ifindex;
 
 	if (skb->vlan_present)
 		return drop(skb, &p, DROP_VLAN_TAGGED, way);
@@ -149,7 +163,7 @@ int from_machine(struct __sk_buff *skb)
 	refused = read_packet(skb, &p, way);
 	if (refused)
 		return drop(skb, &p, refused, way);
-	port = bpf_map_lookup_elem(&ports, &ifindex);
+	port = find_port(skb->ifindex);
 	if (!port)
 		return drop(skb, &p, DROP_UNKNOWN_PORT, way);
 
@@ -171,10 +185,11 @@ int from_machine(struct __sk_buff *skb)
 /* is_forged tells a neighbour on the underlay's link that says it is another host than it is. */
 static __always_inline bool is_forged(struct __sk_buff *skb, __u32 host)
 {
-	struct next_hop *hop = bpf_map_lookup_elem(&hosts, &host);
+	__u32 *slot = bpf_map_lookup_elem(&slots, &host);
+	struct next_hop *hop = slot ? bpf_map_lookup_elem(&hosts, slot) : NULL;
 	struct ethhdr *eth = (void *)(long)skb->data;
 
-	if (!hop || hop->kind != HOP_NEIGHBOUR || bpf_ktime_get_coarse_ns() >= hop->trusted_until)
+	if (!hop || hop->kind != HOP_NEIGHBOUR || bpf_jiffies64() >= hop->trusted_until)
 		return false;
 	return (void *)(eth + 1) <= (void *)(long)skb->data_end &&
 	       __builtin_memcmp(eth->h_source, hop->mac, ETH_ALEN) != 0;
@@ -296,6 +311,14 @@ SEC("tcx/egress")
 int to_underlay_l3(struct __sk_buff *skb)
 {
 	return send(skb, FROM_ELSEWHERE_L3);
+}
+
+/* read_jiffies tells package nat what time it is on the clock that trusted_until is of. */
+SEC("syscall")
+int read_jiffies(__u64 *jiffies)
+{
+	*jiffies = bpf_jiffies64();
+	return 0;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -23,19 +23,13 @@ struct settings {
 	__u8 gateway_mac[6]; /* of every port, and so the source of every frame into one */
 	__u8 stack_mac[6];   /* of ip6d0 */
 	__u8 verify_mac; /* 1: a neighbour may speak only as the host that its MAC is known of */
-	__u8 reserved;
+	__u8 port_probes;
+	__u32 port_places; /* of `ports`: a power of two */
 };
 
-/* Key of `machines` and `moved`. */
+/* Key of `machines`. */
 struct machine_id {
 	__u32 machine;
-	__u16 cell;
-	__u16 reserved; /* 0 */
-};
-
-/* Key of `blocks`. */
-struct block_id {
-	__u32 block;
 	__u16 cell;
 	__u16 reserved; /* 0 */
 };
@@ -63,26 +57,37 @@ struct machine {
 	__u8 mac[6];
 	enum machine_state state;
 	enum port_enter enter;
-	__u32 reserved;
+	__u32 slot; /* of host in `hosts` */
 };
 
-/* `moved`: machines whose host is not their block's home. */
-struct mover {
-	__u64 epoch;
-	__u32 host;
-	__u32 reserved;
+/* `moved`, by block: machines whose host is not their block's home. A host's slot in two bytes, and
+ * that of a machine by its number: where a million have moved, it is this that a packet's way costs, as
+ * each page of memory more that is looked into is one more that the CPU does not know by heart. */
+struct movers {
+	__u16 slot[256]; /* one more than the slot in `hosts`; 0: at home */
 };
 
-/* `blocks` */
+/* `epochs`, by block: those of the entries in `moved`. No program reads them. */
+struct epochs {
+	__u64 epoch[256];
+};
+
+/* `blocks`, by number: those of this host's cell. */
 struct block {
-	__u32 home;
-	__u32 movers; /* entries of `moved` and `machines` in this block: with none, every machine of it
-		       * is at home, and no other map need be asked */
+	__u32 home; /* 0: nobody is home of it, as far as is known here */
+	__u32 slot; /* of home in `hosts` */
+	/* how many of its machines have an entry in `moved`, and in `machines`: with none, there is no
+	 * need to look there */
+	__u32 moved;
+	__u32 here;
 };
 
-/* `ports`: who may send on a device. */
+/* `ports`: who may send on a device. Its place is its number modulo port_places, or one of the next
+ * port_probes: devices get ascending numbers, so few meet at one place. */
 struct port {
 	struct address stable;
+	__u32 ifindex; /* 0: the place is free */
+	__u32 reserved;
 };
 
 /* Who is at the other end of the underlay's device. */
@@ -92,16 +97,18 @@ enum hop_kind {
 	HOP_L3,		/* whoever the device finds: it has no link layer, as WireGuard */
 } __attribute__((packed));
 
-/* `hosts`: how the underlay reaches a host. */
+/* `hosts`, by slot: how the underlay reaches a host. A host has one slot for as long as anything
+ * leads to it; `slots` has it by host. */
 struct next_hop {
-	__u64 trusted_until; /* CLOCK_MONOTONIC in ns: past it, `mac` is not used; 0: it is not
-				known */
-	__u32 ifindex;	     /* of the underlay device */
-	__u8 mac[6];	     /* of the gateway */
-	__u8 source[6];	     /* of the underlay device */
-	__u8 gateway[16];    /* the next hop's address on that device */
+	__u32 host;
+	__u32 ifindex;	  /* of the underlay device; 0: the way is not known */
+	__u8 gateway[16]; /* the next hop's address on that device */
+	__u8 source[6];	  /* of the underlay device */
+	__u8 mac[6];	  /* of the gateway */
 	enum hop_kind kind;
-	__u8 reserved[7];
+	__u8 reserved[3];
+	/* in jiffies: past it, mac is not used; 0: it is not known. Written last, read last */
+	__u64 trusted_until;
 };
 
 /* Why a packet was refused: the index in `drops`. The name is what users see, in lower case and

@@ -1,6 +1,8 @@
 /* The maps. Sizes are set by package nat. All are preallocated: an update in the middle of a move
- * must not fail for memory, and an entry of `moved` then takes 72 bytes and a bucket of 16, where
- * one allocated on demand takes 96 and the bucket. */
+ * must not fail for memory.
+ *
+ * What each packet of a machine asks is in arrays: a look into one is compiled to a few
+ * instructions, one into a hash map is a call or more. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -11,8 +13,8 @@
 const volatile struct settings own = {};
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, __u32); /* ifindex */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
 	__type(value, struct port);
 	__uint(max_entries, 1);
 } ports SEC(".maps");
@@ -25,25 +27,41 @@ struct {
 } machines SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct machine_id);
-	__type(value, struct mover);
-	__uint(max_entries, 1);
-} moved SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct block_id);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32); /* block */
 	__type(value, struct block);
 	__uint(max_entries, 1);
 } blocks SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, __u32); /* host */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* package nat writes an entry in one store */
+	__type(key, __u32);		   /* block */
+	__type(value, struct movers);
+	__uint(max_entries, 1);
+} moved SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32); /* block */
+	__type(value, struct epochs);
+	__uint(max_entries, 1);
+} epochs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32); /* slot */
 	__type(value, struct next_hop);
 	__uint(max_entries, 1);
 } hosts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);   /* host */
+	__type(value, __u32); /* slot */
+	__uint(max_entries, 1);
+} slots SEC(".maps");
 
 /* Room for reasons to come, so that an upgrade finds the pinned map large enough. */
 #define DROPS 64

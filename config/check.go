@@ -218,15 +218,14 @@ func (c *checker) cluster(text string) string {
 }
 
 func (c *checker) sizes(f Sizes) nat.Sizes {
-	size := func(name, text string, otherwise int) int {
-		return int(c.number("sizes."+name, text, nat.MaxSize, uint64(otherwise)))
+	size := func(name, text string, most, otherwise int) int {
+		return int(c.number("sizes."+name, text, uint64(most), uint64(otherwise)))
 	}
 	usual := nat.DefaultSizes()
 	return nat.Sizes{
-		Machines: size("machines", f.Machines, usual.Machines),
-		Moved:    size("moved", f.Moved, usual.Moved),
-		Blocks:   size("blocks", f.Blocks, usual.Blocks),
-		Hosts:    size("hosts", f.Hosts, usual.Hosts),
+		Machines: size("machines", f.Machines, nat.MaxMachines, usual.Machines),
+		Blocks:   size("blocks", f.Blocks, nat.MaxBlocks, usual.Blocks),
+		Hosts:    size("hosts", f.Hosts, nat.MaxHosts, usual.Hosts),
 	}
 }
 

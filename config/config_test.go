@@ -26,7 +26,7 @@ var somewhere = Surroundings{
 var zero = Config{
 	Host: 1, Name: "server-7", Identity: "3d1219c7c4c5404aaa1f6d2a48adfda4", Cell: 1, Plan: addr.DefaultPlan,
 	StateDir: "/var/lib/ip6d", Socket: "/run/ip6d/ip6d.sock", BPFDir: "/sys/fs/bpf/ip6d",
-	Cluster: "default", Sizes: nat.Sizes{Machines: 8192, Moved: 65536, Blocks: 65536, Hosts: 16384},
+	Cluster: "default", Sizes: nat.Sizes{Machines: 8192, Blocks: 16384, Hosts: 16384},
 	Quarantine: time.Hour, LogLevel: slog.LevelInfo,
 }
 
@@ -110,7 +110,7 @@ socket: /tmp/h1/ip6d.sock
 bpf_dir: /tmp/h1/bpf
 underlay: {device: eth0, address: "fd00:6d::1", port: 7000}
 store: {endpoints: ["http://[fd00:6d::ffff]:2379", "http://etcd2:2379/"], cluster: lab}
-sizes: {machines: 10, moved: 20, blocks: 30, hosts: 40}
+sizes: {machines: 10, blocks: 30, hosts: 40}
 quarantine: 90s
 metrics: "[::1]:9446"
 log_level: debug
@@ -127,7 +127,7 @@ log_level: debug
 		StateDir: "/tmp/h1", Socket: "/tmp/h1/ip6d.sock", BPFDir: "/tmp/h1/bpf",
 		UnderlayDevice: "eth0", UnderlayAddress: netip.MustParseAddrPort("[fd00:6d::1]:7000"),
 		Endpoints: []string{"http://[fd00:6d::ffff]:2379", "http://etcd2:2379"}, Cluster: "lab",
-		Sizes:      nat.Sizes{Machines: 10, Moved: 20, Blocks: 30, Hosts: 40},
+		Sizes:      nat.Sizes{Machines: 10, Blocks: 30, Hosts: 40},
 		Metrics:    netip.MustParseAddrPort("[::1]:9446"),
 		Quarantine: 90 * time.Second, LogLevel: slog.LevelDebug,
 	}
@@ -172,8 +172,9 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"store: {cluster: a/b}", `store.cluster "a/b": must be`},
 		{"store: {endpoints: ['http://a:1']}", `host "": each host of a fleet needs a hardware id of its own`},
 		{"host: 1\nstore: {endpoints: ['http://a:1']}", `underlay.device "": a host of a fleet needs the device`},
-		{"sizes: {moved: 0}", `sizes.moved "0": must be a number from 1 to 16777216`},
-		{"sizes: {hosts: many}", `sizes.hosts "many": must be a number from 1 to 16777216`},
+		{"sizes: {blocks: 0}", `sizes.blocks "0": must be a number from 1 to 16777216`},
+		{"sizes: {machines: 32769}", `sizes.machines "32769": must be a number from 1 to 32768`},
+		{"sizes: {hosts: many}", `sizes.hosts "many": must be a number from 1 to 65535`},
 		{"quarantine: 1", `quarantine "1": must be a duration above zero`},
 		{"quarantine: 0s", `quarantine "0s": must be a duration above zero`},
 		{"metrics: 9446", `metrics "9446": must be an address and a port`},

@@ -52,7 +52,6 @@ type Store struct {
 // Sizes are the numbers of entries that the kernel's maps have room for.
 type Sizes struct {
 	Machines string `yaml:"machines,omitempty"`
-	Moved    string `yaml:"moved,omitempty"`
 	Blocks   string `yaml:"blocks,omitempty"`
 	Hosts    string `yaml:"hosts,omitempty"`
 }

@@ -36,14 +36,15 @@ type Options struct {
 	NextHops NextHops
 
 	// The daemon's parts in a change: the underlay is another device than the one last told of, ip6d0 is. The first
-	// is told by Run or SetHosts, whichever comes first. They are called one at a time, must not call the Agent, and
-	// may be nil. One that fails is called again until it succeeds.
+	// is told by Run or SetHosts, whichever comes first. Both are told again each Interval, as what the daemon attached
+	// there may have been taken away. They are called one at a time, must not call the Agent, and may be nil. One that
+	// fails is called again until it succeeds.
 	OnUnderlay func(ifindex int) error
 	OnStack    func(Stack) error
 
 	// OnPort is called before a port is brought up: what a machine sends must find the datapath there, or it would
-	// go to the host's stack unchecked. It is called again when the same port is asked for again. It must not call
-	// the Agent. May be nil.
+	// go to the host's stack unchecked. It is called again when the same port is asked for again, and each Interval. It
+	// must not call the Agent. May be nil.
 	OnPort func(Port, addr.Stable) error
 
 	// OnPortGone is called by Run when the device of a port is gone and RemovePort was not what took it: it was

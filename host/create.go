@@ -291,8 +291,13 @@ func (k *kernel) configure(l netlink.Link, s PortSpec) error {
 		return k.setUp(l)
 	}
 	name := l.Attrs().Name
-	// Its addresses are given: it neither asks for others nor whether anybody has them.
-	err := k.set(sysctl{name, "disable_ipv6", "0"}, sysctl{name, "accept_dad", "0"}, sysctl{name, "accept_ra", "0"})
+	// Its addresses and its way are given: it neither asks for others nor whether anybody has them.
+	err := k.set(
+		sysctl{name, "disable_ipv6", "0"},
+		sysctl{name, "accept_dad", "0"},
+		sysctl{name, "accept_ra", "0"},
+		sysctl{name, "accept_redirects", "0"},
+	)
 	if err != nil {
 		return err
 	}

@@ -151,10 +151,11 @@ func (a *Agent) Ports() ([]Port, error) {
 	return ports, nil
 }
 
-// lookAtPorts mends the ports that the agent looks after, and notices those that are gone.
-func (a *Agent) lookAtPorts() error {
+// lookAtPorts mends the ports that the agent looks after, and notices those that are gone. closely: also what no event
+// tells of, and costs more to see, the settings of a device and its program.
+func (a *Agent) lookAtPorts(closely bool) error {
 	a.portsMu.Lock()
-	gone, err := a.mendPorts()
+	gone, err := a.mendPorts(closely)
 	a.portsMu.Unlock()
 	for _, p := range gone {
 		a.tellGone(p)
@@ -163,7 +164,7 @@ func (a *Agent) lookAtPorts() error {
 }
 
 // mendPorts brings up what is down, and gives back what a port has lost. The caller holds portsMu.
-func (a *Agent) mendPorts() (gone []Port, err error) {
+func (a *Agent) mendPorts(closely bool) (gone []Port, err error) {
 	if len(a.ports) == 0 {
 		return nil, nil
 	}
@@ -192,7 +193,7 @@ func (a *Agent) mendPorts() (gone []Port, err error) {
 			gone = append(gone, p)
 			continue
 		}
-		if hasGateway[ifindex] && l.Attrs().Flags&net.FlagUp != 0 && isGatewayMAC(l.Attrs().HardwareAddr) {
+		if !closely && hasGateway[ifindex] && l.Attrs().Flags&net.FlagUp != 0 && isGatewayMAC(l.Attrs().HardwareAddr) {
 			continue
 		}
 		if mendErr := a.mendPort(l, p); mendErr != nil && err == nil {
@@ -228,9 +229,11 @@ func (a *Agent) mendPort(l netlink.Link, p Port) error {
 		sysctl{name, "addr_gen_mode", addrGenNone},
 		sysctl{name, "accept_ra", "0"},
 		sysctl{name, "accept_redirects", "0"},
-		sysctl{name, "forwarding", "1"},
 	)
 	if err != nil {
+		return err
+	}
+	if err := a.forward(name); err != nil {
 		return err
 	}
 	if !isGatewayMAC(l.Attrs().HardwareAddr) {

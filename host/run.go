@@ -33,6 +33,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.watch(ctx, socket) })
 	group.Go(func() error {
+		a.watchFirewall(ctx)
+		return nil
+	})
+	group.Go(func() error {
 		defer socket.Close() // which ends watch
 		a.keep(ctx)
 		return nil
@@ -61,8 +65,9 @@ func (a *Agent) keep(ctx context.Context) {
 	tick := time.NewTicker(a.Interval)
 	defer tick.Stop()
 	var last string
+	closely := false
 	for first := true; ; first = false {
-		err := a.lookAtAll()
+		err := a.lookAtAll(closely)
 		if ctx.Err() != nil {
 			return
 		}
@@ -81,8 +86,10 @@ func (a *Agent) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			closely = true
 			continue
 		case <-a.kick:
+			closely = false
 		}
 		select {
 		case <-ctx.Done():
@@ -92,8 +99,14 @@ func (a *Agent) keep(ctx context.Context) {
 	}
 }
 
-// lookAtAll compares what is with what should be, and mends what differs.
-func (a *Agent) lookAtAll() error {
+// lookAtAll compares what is with what should be, and mends what differs. The kernel tells of no program that is taken
+// from a device, so the daemon is told of all devices again when it looks closely.
+func (a *Agent) lookAtAll(closely bool) error {
+	if closely {
+		a.mu.Lock()
+		a.stackTold, a.underlay.ifindex = false, 0
+		a.mu.Unlock()
+	}
 	errs := []error{a.lookAtStack()}
 	a.mu.Lock()
 	err := a.seeUnderlay()
@@ -101,13 +114,16 @@ func (a *Agent) lookAtAll() error {
 		err = a.ensureHosts()
 	}
 	a.mu.Unlock()
-	return errors.Join(append(errs, err, a.lookAtPorts())...)
+	return errors.Join(append(errs, err, a.lookAtPorts(closely))...)
 }
 
-// lookAtStack mends ip6d0, and tells the daemon when it is another device than before.
+// lookAtStack mends ip6d0 and forwarding, and tells the daemon when ip6d0 is another device than before.
 func (a *Agent) lookAtStack() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.forward(allDevices); err != nil {
+		return err
+	}
 	if err := a.ensureStack(); err != nil {
 		return fmt.Errorf("keep %s: %w", StackDevice, err)
 	}

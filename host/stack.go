@@ -34,70 +34,13 @@ type Stack struct {
 func (a *Agent) Prepare() (Stack, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.forward(); err != nil {
-		return Stack{}, fmt.Errorf("switch IPv6 forwarding on: %w", err)
+	if err := a.forward(allDevices); err != nil {
+		return Stack{}, err
 	}
 	if err := a.ensureStack(); err != nil {
 		return Stack{}, fmt.Errorf("make %s: %w", StackDevice, err)
 	}
 	return a.stack, nil
-}
-
-// forward makes this host a router. As such it would ignore router advertisements (RFC 4861 section 6.2.8 lets a
-// router do so; Linux does unless accept_ra is 2), and lose the routes that it lives by. So first of all, devices
-// that have listened until now go on to.
-func (a *Agent) forward() error {
-	now, err := a.kernel.get("all", "forwarding")
-	if err != nil {
-		return err
-	}
-	if now != "0" {
-		return nil
-	}
-	listening, err := a.kernel.listeners(a.Underlay)
-	if err != nil {
-		return err
-	}
-	for _, device := range listening {
-		if err := a.kernel.keepListening(device); err != nil {
-			return err
-		}
-	}
-	return a.kernel.set(sysctl{"all", "forwarding", "1"})
-}
-
-// listeners returns the devices that may depend on router advertisements: the underlay, and those that have a route
-// from one.
-func (k *kernel) listeners(underlay string) ([]string, error) {
-	routes, err := dump("routes", func() ([]netlink.Route, error) {
-		return k.RouteListFiltered(unix.AF_INET6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
-	})
-	if err != nil {
-		return nil, err
-	}
-	var devices []string
-	if underlay != "" {
-		devices = append(devices, underlay)
-	}
-	for _, r := range routes {
-		l, err := k.linkAt(r.LinkIndex)
-		if err != nil {
-			return nil, err
-		}
-		if l != nil {
-			devices = append(devices, l.Attrs().Name)
-		}
-	}
-	return devices, nil
-}
-
-// keepListening has a device accept router advertisements although this host is a router, if it would otherwise.
-func (k *kernel) keepListening(device string) error {
-	now, err := k.get(device, "accept_ra")
-	if err != nil || now != "1" {
-		return err
-	}
-	return k.set(sysctl{device, "accept_ra", "2"})
 }
 
 // ensureStack makes ip6d0 where it is missing and mends it where it differs. The caller holds mu.
@@ -133,8 +76,12 @@ func (a *Agent) ensureStack() error {
 		sysctl{stackPeer, "disable_ipv6", "1"},
 		sysctl{StackDevice, "disable_ipv6", "0"},
 		sysctl{StackDevice, "accept_ra", "0"},
+		sysctl{StackDevice, "accept_redirects", "0"},
 	)
 	if err != nil {
+		return err
+	}
+	if err := a.forward(StackDevice); err != nil {
 		return err
 	}
 	for _, l := range []netlink.Link{peer, stack} {

@@ -130,49 +130,6 @@ func TestPrepareRefusesAnIP6d0OfSomebodyElse(t *testing.T) {
 	}
 }
 
-func TestForwardingKeepsRouterAdvertisementsOfTheUnderlay(t *testing.T) {
-	for _, c := range []struct {
-		name, accept, want string
-	}{
-		{"a device that listens goes on to", "1", "2"},
-		{"a device that does not listen goes on not to", "0", "0"},
-		{"a device that is told to listen stays as it is", "2", "2"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := newFleet(t).host(1)
-			b.sysctl("conf/eth0/accept_ra", c.accept)
-			prepare(t, b.newAgent(host.Options{Underlay: "eth0"}))
-			if got := b.sysctl("conf/eth0/accept_ra"); got != c.want {
-				t.Errorf("accept_ra went from %s to %s, want %s", c.accept, got, c.want)
-			}
-		})
-	}
-}
-
-func TestForwardingKeepsTheRoutesFromRouterAdvertisements(t *testing.T) {
-	b := newFleet(t).host(1)
-	b.addVeth("wan", newBox(t), "router")
-	b.addVeth("idle", newBox(t), "nobody")
-	b.do(func() error {
-		l, err := netlink.LinkByName("wan")
-		if err != nil {
-			return err
-		}
-		return errors.Join(up("wan"), netlink.RouteAdd(&netlink.Route{
-			LinkIndex: l.Attrs().Index,
-			Gw:        net.ParseIP("fe80::9"),
-			Flags:     int(netlink.FLAG_ONLINK),
-			Protocol:  unix.RTPROT_RA,
-		}))
-	})
-	prepare(t, b.newAgent(host.Options{Underlay: "eth0"}))
-	for device, want := range map[string]string{"wan": "2", "idle": "1"} {
-		if got := b.sysctl("conf/" + device + "/accept_ra"); got != want {
-			t.Errorf("%s has accept_ra %s, want %s", device, got, want)
-		}
-	}
-}
-
 // told collects what OnStack is told.
 type told struct {
 	mu  sync.Mutex

@@ -39,7 +39,7 @@ func (a *Agent) watch(ctx context.Context, s *nl.NetlinkSocket) error {
 func (k *kernel) subscribe() (s *nl.NetlinkSocket, err error) {
 	err = k.ns.Do(func() error {
 		s, err = nl.Subscribe(unix.NETLINK_ROUTE,
-			unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
+			unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_NETCONF)
 		return err
 	})
 	if err != nil {
@@ -83,6 +83,12 @@ func (a *Agent) see(m syscall.NetlinkMessage) error {
 		device := attribute(m.Data[unix.SizeofRtMsg:], unix.RTA_OIF)
 		concerns = nl.DeserializeRtMsg(m.Data).Protocol == RouteProtocol ||
 			len(device) != 4 || a.isOurs(int(nl.NativeEndian().Uint32(device)))
+	case unix.RTM_NEWNETCONF:
+		if len(m.Data) < netconfSize {
+			return nil
+		}
+		device := attribute(m.Data[netconfSize:], netconfIfindex)
+		concerns = len(device) == 4 && int32(nl.NativeEndian().Uint32(device)) == netconfAll
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		if len(m.Data) < unix.SizeofNdMsg || m.Data[0] != unix.AF_INET6 {
 			return nil
@@ -106,6 +112,13 @@ func (a *Agent) see(m syscall.NetlinkMessage) error {
 	}
 	return nil
 }
+
+// Of linux/netconf.h: how the kernel tells that forwarding was switched on or off.
+const (
+	netconfSize    = 4 // of struct netconfmsg, aligned
+	netconfIfindex = 1
+	netconfAll     = -1
+)
 
 // attribute returns the value of one attribute, or nil.
 func attribute(b []byte, kind uint16) []byte {

@@ -27,11 +27,11 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	old, ok, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(ifindex))
+	old, ok, err := d.port(ifindex)
 	if err != nil {
 		return fmt.Errorf("port %d: read: %w", ifindex, err)
 	}
-	if err := d.write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), portValue(s)); err != nil {
+	if err := d.putPort(ifindex, portValue(ifindex, s)); err != nil {
 		return fmt.Errorf("port %d: %w", ifindex, err)
 	}
 	err = d.attach(fromMachine, ifindex)
@@ -39,9 +39,9 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 		return nil
 	}
 	if ok {
-		return errors.Join(err, d.write(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex), old))
+		return errors.Join(err, d.putPort(ifindex, old))
 	}
-	return errors.Join(err, d.remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)))
+	return errors.Join(err, d.removePort(ifindex))
 }
 
 // DetachPort undoes AttachPort. It succeeds when the device is gone. A device that is still up would from then
@@ -52,7 +52,7 @@ func (d *Datapath) DetachPort(ifindex int) error {
 	// the link first: without its identity the port's packets are refused, which a failure must not leave behind
 	return errors.Join(
 		d.detach(fromMachine, ifindex),
-		d.remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(ifindex)),
+		d.removePort(ifindex),
 	)
 }
 
@@ -91,7 +91,8 @@ func (d *Datapath) DetachUnderlay(ifindex int) error {
 }
 
 // AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives; and to ip6d0
-// itself (Options.Stack), so that it carries nothing that the host forwards for others. Doing it again updates.
+// itself (Options.Stack), so that it carries nothing that the host forwards for others. Doing it again updates; a peer
+// that was made anew takes the place of the one before.
 func (d *Datapath) AttachStack(peer int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,7 +101,16 @@ func (d *Datapath) AttachStack(peer int) error {
 			return err
 		}
 	}
-	return d.attach(fromStack, peer)
+	if err := d.attach(fromStack, peer); err != nil {
+		return err
+	}
+	all, err := d.Attachments()
+	for _, a := range all {
+		if a.Program == fromStack && a.Ifindex != peer {
+			err = errors.Join(err, d.detach(fromStack, a.Ifindex))
+		}
+	}
+	return err
 }
 
 // Attachment is a program on a device.
@@ -186,7 +196,7 @@ func (d *Datapath) updateLinks() error {
 	for _, a := range all {
 		updated, err := d.update(a.path(d.dir), d.programs()[a.Program], a.Ifindex)
 		if err == nil && !updated && a.Program == fromMachine {
-			err = d.remove(d.objects.Ports, bpf.DatapathMapPorts, uint32(a.Ifindex))
+			err = d.removePort(a.Ifindex)
 		}
 		if err != nil {
 			return err
@@ -279,9 +289,4 @@ func parseAttachment(name string) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("pinned link %q: is not named PROGRAM-IFINDEX", name)
 	}
 	return Attachment{program, ifindex}, nil
-}
-
-func portValue(s addr.Stable) (v bpf.DatapathPort) {
-	v.Stable.High, v.Stable.Low = halves(s.Addr())
-	return v
 }

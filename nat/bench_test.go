@@ -51,7 +51,7 @@ func newBench(t testing.TB, host addr.Host, withStack bool) *bench {
 	b.underlay, _ = vethPair(b.namespace, elsewhere, "underlay", "p2", underlayMTU)
 	b.stack, _ = vethPair(b.namespace, elsewhere, "ip6d0", "p3", 1500)
 
-	o := Options{Plan: plan, Cell: 1, Host: host, PinDir: pins, Sizes: Sizes{Machines: 64, Moved: 64, Blocks: 64, Hosts: 64}}
+	o := Options{Plan: plan, Cell: 1, Host: host, PinDir: pins, Sizes: Sizes{Machines: 64, Blocks: 64, Hosts: 64}}
 	if withStack {
 		o.Stack = b.stack.index
 	}

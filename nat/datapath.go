@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -41,51 +40,65 @@ type Options struct {
 
 	GatewayMAC net.HardwareAddr     // of every port; nil: GatewayMAC()
 	Sizes      Sizes                // of the maps
-	Monotonic  func() time.Duration // CLOCK_MONOTONIC, as the programs read it; nil: the kernel's
+	Monotonic  func() time.Duration // the programs' clock, see clock.go; nil: the kernel's
 	Logger     *slog.Logger         // nil: slog.Default()
 }
 
 // Sizes are the numbers of entries that the maps have room for; 0 stands for the default. All of it is
-// allocated at once, so that a move never fails for memory. To change a size, the pin directory has to go.
+// allocated at once, so that a move never fails for memory. A size can change from one Open to the next.
 type Sizes struct {
-	Machines int // machines on this host, and ports; default 8192
-	Moved    int // machines of the fleet that are not at home; default 65536, about 90 bytes each
-	Blocks   int // blocks of the fleet; default 65536
-	Hosts    int // hosts of the fleet; default 16384
+	Machines int // machines on this host, at most MaxMachines; default 8192
+	Blocks   int // blocks of the fleet: the highest number, and one; default 16384, 2.6 kB each
+	Hosts    int // hosts of the fleet, at most MaxHosts; default 16384
 }
 
 // Datapath is the translation in the kernel. Its methods are safe for concurrent use.
 type Datapath struct {
 	plan      addr.Plan
+	cell      addr.Cell
 	host      addr.Host
 	stack     int // ifindex of ip6d0, or 0
 	dir       string
 	monotonic func() time.Duration
+	tick      time.Duration // of that clock
+	moved     *ebpf.Memory  // of the maps of these names
+	epochs    *ebpf.Memory
 	log       *slog.Logger
 	names     []string // of drops, by reason
 	ways      []string // of programs, by enum way
 	objects   bpf.DatapathObjects
-	entries   map[string]*atomic.Int64 // how many each map has, by name
 
-	mu     sync.Mutex                     // guards reading, comparing and writing an entry as one step, and
-	movers map[bpf.DatapathBlockId]uint32 // how many entries of `moved` and `machines` each block has
+	mu        sync.Mutex              // guards reading, comparing and writing an entry as one step, and what follows
+	counts    map[addr.Block]counts   // of the blocks of this cell that have any
+	total     counts                  // of all blocks and cells
+	homes     map[addr.Block]struct{} // the blocks that have an entry
+	ports     map[int]uint32          // where each device is in `ports`
+	slots     map[addr.Host]uint32    // where each host is in `hosts`
+	slotTaken map[uint32]bool
+	nextSlot  uint32 // none below is free
 }
 
-// Open loads the programs. Maps that an earlier process pinned are used as they are, and its links are updated
-// to the new programs in place: packets flow all the while. An Open that fails leaves behind nothing of its own.
+// Open loads the programs. Maps that an earlier process pinned keep their entries, also when this version or its
+// sizes ask for other maps, and its links are updated to the new programs in place: packets flow all the while. An
+// Open that fails leaves behind nothing of its own.
 //
 // Errors: ErrInvalid, ErrKernel, ErrPermission, ErrNoBPFFS, ErrLayout.
-func Open(o Options) (_ *Datapath, err error) {
+func Open(o Options) (*Datapath, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	return openSpec(o, spec)
+}
+
+// openSpec is Open with other programs and maps.
+func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 	settings, err := o.settings()
 	if err != nil {
 		return nil, err
 	}
 	if err := CheckRequirements(o.PinDir); err != nil {
 		return nil, err
-	}
-	spec, err := bpf.LoadDatapath()
-	if err != nil {
-		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	names, err := dropNames(spec.Types)
 	if err != nil {
@@ -102,6 +115,7 @@ func Open(o Options) (_ *Datapath, err error) {
 
 	d := &Datapath{
 		plan:      o.Plan,
+		cell:      o.Cell,
 		host:      o.Host,
 		stack:     o.Stack,
 		dir:       o.PinDir,
@@ -109,10 +123,14 @@ func Open(o Options) (_ *Datapath, err error) {
 		log:       o.Logger,
 		names:     names,
 		ways:      ways,
-		movers:    make(map[bpf.DatapathBlockId]uint32),
+		counts:    make(map[addr.Block]counts),
+		homes:     make(map[addr.Block]struct{}),
+		ports:     make(map[int]uint32),
+		slots:     make(map[addr.Host]uint32),
+		slotTaken: make(map[uint32]bool),
 	}
 	if d.monotonic == nil {
-		d.monotonic = monotonic
+		d.monotonic = d.readJiffies
 	}
 	if d.log == nil {
 		d.log = slog.Default()
@@ -134,7 +152,7 @@ func Open(o Options) (_ *Datapath, err error) {
 			return nil, err
 		}
 	}
-	maps, made, err := openMaps(spec, filepath.Join(d.dir, mapsDir))
+	maps, made, err := openMaps(spec, filepath.Join(d.dir, mapsDir), d.log)
 	undo = append(undo, made...)
 	if err != nil {
 		return nil, err
@@ -148,11 +166,19 @@ func Open(o Options) (_ *Datapath, err error) {
 	}
 	undo = append(undo, d.objects.Close)
 
-	if err := d.countEntries(); err != nil {
+	if d.tick, err = readTick(); err != nil {
 		return nil, err
 	}
-	if err := d.countMovers(); err != nil {
-		return nil, err
+	if d.moved, err = d.objects.Moved.Memory(); err != nil {
+		return nil, fmt.Errorf("map the memory of %s: %w", bpf.DatapathMapMoved, err)
+	}
+	if d.epochs, err = d.objects.Epochs.Memory(); err != nil {
+		return nil, fmt.Errorf("map the memory of %s: %w", bpf.DatapathMapEpochs, err)
+	}
+	for _, read := range []func() error{d.readCounts, d.readPorts, d.readSlots} {
+		if err := read(); err != nil {
+			return nil, err
+		}
 	}
 	made, err = d.pinPrograms()
 	undo = append(undo, made...)
@@ -160,6 +186,9 @@ func Open(o Options) (_ *Datapath, err error) {
 		return nil, err
 	}
 	if err := d.updateLinks(); err != nil {
+		return nil, err
+	}
+	if err := removeStrays(spec, filepath.Join(d.dir, mapsDir)); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -227,6 +256,7 @@ func (o Options) settings() (s bpf.DatapathSettings, err error) {
 	if err := checkMAC(mac); err != nil {
 		return s, fmt.Errorf("gateway: %w", err)
 	}
+	s.PortPlaces, s.PortProbes = portPlaces, portProbes
 	s.Host = uint32(o.Host)
 	s.Cell = uint16(endpoint.Cell())
 	s.Stable = firstHextet(o.Plan.StablePrefix())
@@ -248,13 +278,4 @@ func (o Options) settings() (s bpf.DatapathSettings, err error) {
 	s.StackIfindex = uint32(o.Stack)
 	copy(s.StackMac[:], device.HardwareAddr)
 	return s, nil
-}
-
-// monotonic reads the clock of bpf_ktime_get_ns.
-func monotonic() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
-		panic(err) // only for a clock that does not exist
-	}
-	return time.Duration(t.Nano())
 }

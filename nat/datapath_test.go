@@ -21,7 +21,7 @@ import (
 	"ip6d/bpf"
 )
 
-var smallSizes = Sizes{Machines: 8, Moved: 8, Blocks: 8, Hosts: 8}
+var smallSizes = Sizes{Machines: 8, Blocks: 8, Hosts: 8}
 
 func options(pins string) Options {
 	return Options{Plan: plan, Cell: 1, Host: 1, PinDir: pins, Sizes: smallSizes}
@@ -154,9 +154,10 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		"port without a way in":   d.PutMachine(m(func(m *Machine) { m.Port = Port{Ifindex: 1, MAC: mac(1)} })),
 		"flip to this host":       d.Flip(alice.ID(), 1, 1),
 		"moved to host 0":         d.PutMoved(Moved{ID: alice.ID()}),
-		"moved of cell 0":         d.PutMoved(Moved{Host: 2}),
+		"moved of another cell":   d.PutMoved(Moved{ID: addr.ID{Cell: 2, Machine: 1}, Host: 2}),
 		"block without a home":    d.PutBlock(Block{Cell: 1}),
 		"block of cell 0xffff":    d.PutBlock(Block{Cell: 0xffff, Home: 1}),
+		"block of another cell":   d.PutBlock(Block{Cell: 2, Block: 1, Home: 1}),
 		"block beyond the last":   d.PutBlock(Block{Cell: 1, Block: addr.MaxBlock + 1, Home: 1}),
 		"next hop to this host":   d.PutHost(h(func(h *NextHop) { h.Host = 1 })),
 		"next hop on no device":   d.PutHost(h(func(h *NextHop) { h.Ifindex = 0 })),
@@ -176,7 +177,7 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 		"host 0":           func(o *Options) { o.Host = 0 },
 		"cell 0":           func(o *Options) { o.Cell = 0 },
 		"relative pin dir": func(o *Options) { o.PinDir = "ip6d" },
-		"negative size":    func(o *Options) { o.Sizes.Moved = -1 },
+		"negative size":    func(o *Options) { o.Sizes.Hosts = -1 },
 		"no such stack":    func(o *Options) { o.Stack = 99999 },
 		"gateway's MAC":    func(o *Options) { o.GatewayMAC = mac(1)[:5] },
 	} {
@@ -190,14 +191,13 @@ func TestWrongArgumentsAreRefused(t *testing.T) {
 
 func TestFullMapNamesItsSetting(t *testing.T) {
 	o := options(pinDir(t))
-	o.Sizes = Sizes{Machines: 2, Moved: 2, Blocks: 2, Hosts: 2}
+	o.Sizes = Sizes{Machines: 2, Blocks: 2, Hosts: 2}
 	d := open(t, o)
-	var errs [4]error
+	var errs [3]error
 	for i := range 3 {
 		s := stable(5, 1, addr.Machine(i*addr.BlockSize))
-		errs = [4]error{
+		errs = [3]error{
 			d.PutMachine(here(s, 1)),
-			d.PutMoved(Moved{ID: s.ID(), Host: 2, Epoch: 1}),
 			d.PutBlock(Block{Cell: 1, Block: s.Machine().Block(), Home: 2}),
 			d.PutHost(NextHop{Host: addr.Host(i + 2), Ifindex: 1, Kind: HopRouter, Gateway: internet, Source: mac(1)}),
 		}
@@ -207,32 +207,42 @@ func TestFullMapNamesItsSetting(t *testing.T) {
 			}
 		}
 	}
-	for i, setting := range []string{"sizes.machines", "sizes.moved", "sizes.blocks", "sizes.hosts"} {
+	for i, setting := range []string{"sizes.machines", "sizes.blocks", "sizes.hosts"} {
 		if !errors.Is(errs[i], ErrFull) || !strings.Contains(errs[i].Error(), setting) || !strings.Contains(errs[i].Error(), "2") {
 			t.Errorf("error %q, want ErrFull with the size and %s", errs[i], setting)
 		}
 	}
+	beyond := stable(5, 1, 2*addr.BlockSize)
+	if err := d.PutMoved(Moved{ID: beyond.ID(), Host: 2, Epoch: 1}); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "sizes.blocks") {
+		t.Errorf("a mover of a block beyond the last: error %v, want ErrFull and sizes.blocks", err)
+	}
+	if all := must(d.MovedEntries()); len(all) != 0 {
+		t.Errorf("what did not fit is there: %+v", all)
+	}
 	// what is there can still change: a move must not fail for want of room
 	ok(t, d.Flip(stable(5, 1, 0).ID(), 2, 1))
 	ok(t, d.PutMoved(Moved{ID: stable(5, 1, 0).ID(), Host: 3, Epoch: 2}))
+	ok(t, d.DeleteMoved(beyond.ID(), 1))
 }
 
-// movers reads the counts that the programs see.
-func movers(t *testing.T, d *Datapath) map[addr.Block]uint32 {
+// blockCounts reads the counts that the programs see.
+func blockCounts(t *testing.T, d *Datapath) map[addr.Block]counts {
 	t.Helper()
-	counts := make(map[addr.Block]uint32)
-	ok(t, list(d.objects.Blocks, "blocks", func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
-		counts[addr.Block(k.Block)] = v.Movers
+	all := make(map[addr.Block]counts)
+	ok(t, list(d.objects.Blocks, "blocks", func(number uint32, v bpf.DatapathBlock) {
+		if v.Moved != 0 || v.Here != 0 {
+			all[addr.Block(number)] = counts{int(v.Moved), int(v.Here)}
+		}
 	}))
-	return counts
+	return all
 }
 
-func TestBlocksCountTheirMovers(t *testing.T) {
+func TestBlocksCountTheirMachines(t *testing.T) {
 	o := options(pinDir(t))
 	d := open(t, o)
-	expect := func(when string, want map[addr.Block]uint32) {
+	expect := func(when string, want map[addr.Block]counts) {
 		t.Helper()
-		if got := movers(t, d); !reflect.DeepEqual(got, want) {
+		if got := blockCounts(t, d); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v, want %v", when, got, want)
 		}
 	}
@@ -241,23 +251,28 @@ func TestBlocksCountTheirMovers(t *testing.T) {
 	ok(t, d.PutMoved(Moved{ID: in1, Host: 2, Epoch: 1}))
 	ok(t, d.PutMoved(Moved{ID: also1, Host: 2, Epoch: 1}))
 	ok(t, d.PutMoved(Moved{ID: in2, Host: 2, Epoch: 1})) // before its block is known
-	expect("after three", map[addr.Block]uint32{1: 2})
+	ok(t, d.PutMachine(here(alice, 1)))
+	ok(t, d.PutMachine(here(alice, 2)))
+	expect("after four", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
 	ok(t, d.PutMoved(Moved{ID: in1, Host: 3, Epoch: 2}))
 	ok(t, d.PutBlock(Block{Cell: 1, Block: 1, Home: 2}))
 	ok(t, d.PutBlock(Block{Cell: 1, Block: 2, Home: 2}))
-	expect("after changes", map[addr.Block]uint32{1: 2, 2: 1})
+	expect("after changes", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
+	ok(t, d.DeleteBlock(1, 2))
+	expect("without a home", map[addr.Block]counts{1: {2, 1}, 2: {1, 0}})
 
 	// a crash between the two writes, and a count that is wrong in the other direction
-	ok(t, d.remove(d.objects.Moved, "moved", machineKey(also1)))
-	ok(t, d.write(d.objects.Blocks, "blocks", blockKey(1, 2), bpf.DatapathBlock{Home: 2}))
+	ok(t, d.clearMoved(also1.Machine))
+	ok(t, write(d.objects.Blocks, "blocks", uint32(2), bpf.DatapathBlock{Home: 2, Here: 3}))
 	ok(t, d.Close())
 	d = open(t, o)
-	expect("after a restart", map[addr.Block]uint32{1: 1, 2: 1})
+	expect("after a restart", map[addr.Block]counts{1: {1, 1}, 2: {1, 0}})
 	ok(t, d.DeleteMoved(in1, 2))
 	ok(t, d.DeleteMoved(in1, 2))
 	ok(t, d.DeleteMoved(in2, 1))
-	expect("after deletes", map[addr.Block]uint32{1: 0, 2: 0})
-	if n := len(d.movers); n != 0 {
+	ok(t, d.DeleteMachine(alice.ID(), 2))
+	expect("after deletes", map[addr.Block]counts{})
+	if n := len(d.counts); n != 0 {
 		t.Errorf("%d blocks are still counted", n)
 	}
 }
@@ -301,38 +316,6 @@ func TestEntriesSurviveCloseAndOpen(t *testing.T) {
 	ok(t, d.DeleteBlock(1, 2))
 	if len(must(d.Hosts())) != 0 || len(must(d.Blocks())) != 0 {
 		t.Error("a deleted entry is still there")
-	}
-}
-
-func TestPinnedMapOfAnotherSizeIsRefusedWithTheWayOut(t *testing.T) {
-	o := options(pinDir(t))
-	ok(t, open(t, o).Close())
-	o.Sizes.Moved = 9
-	_, err := Open(o)
-	if !errors.Is(err, ErrLayout) {
-		t.Fatalf("error %v, want ErrLayout", err)
-	}
-	for _, part := range []string{"moved", "8", "9", "sizes.moved", o.PinDir} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not name %s", err, part)
-		}
-	}
-	ok(t, Remove(o.PinDir))
-	ok(t, open(t, o).Close())
-}
-
-func TestPinnedMapOfAnotherVersionIsRefusedWithTheWayOut(t *testing.T) {
-	o := options(pinDir(t))
-	ok(t, open(t, o).Close())
-	path := filepath.Join(o.PinDir, mapsDir, bpf.DatapathMapMachines)
-	ok(t, os.Remove(path))
-	other, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 8})
-	ok(t, err)
-	defer other.Close()
-	ok(t, other.Pin(path))
-	_, err = Open(o)
-	if !errors.Is(err, ErrLayout) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "remove "+o.PinDir) {
-		t.Errorf("error %v", err)
 	}
 }
 
@@ -440,7 +423,7 @@ func TestAttachingAgainUpdatesInPlace(t *testing.T) {
 	if got := attached(t, port); len(got) != 0 {
 		t.Errorf("after DetachPort %v are attached", got)
 	}
-	if _, found, err := lookup[bpf.DatapathPort](second.objects.Ports, uint32(port.index)); err != nil || found {
+	if _, found, err := second.port(port.index); err != nil || found {
 		t.Errorf("after DetachPort the identity is there: %v, %v", found, err)
 	}
 }
@@ -473,7 +456,7 @@ func TestDeviceThatTookTheNumberOfOneThatWentIsAttachedAnew(t *testing.T) {
 	if all := must(d.Attachments()); len(all) != 0 {
 		t.Errorf("attachments: %v", all)
 	}
-	if _, found, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(index)); err != nil || found {
+	if _, found, err := d.port(index); err != nil || found {
 		t.Errorf("the identity of a device that has gone is there: %v, %v", found, err)
 	}
 }
@@ -483,7 +466,7 @@ func TestAttachingToNoDeviceLeavesNoIdentity(t *testing.T) {
 	if err := d.AttachPort(99999, alice); err == nil {
 		t.Fatal("attached")
 	}
-	if _, found, err := lookup[bpf.DatapathPort](d.objects.Ports, uint32(99999)); err != nil || found {
+	if _, found, err := d.port(99999); err != nil || found {
 		t.Errorf("the identity is there: %v, %v", found, err)
 	}
 }
@@ -512,7 +495,7 @@ func TestDatapathIsSafeForConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := movers(t, d)[1]; got != 6 {
-		t.Errorf("block counts %d movers, %d are there", got, len(must(d.MovedEntries())))
+	if got := blockCounts(t, d)[1]; got != (counts{moved: 6}) {
+		t.Errorf("block counts %+v, %d movers are there", got, len(must(d.MovedEntries())))
 	}
 }

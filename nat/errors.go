@@ -24,6 +24,6 @@ var (
 	// ErrNoBPFFS: the pin directory is not on a BPF file system.
 	ErrNoBPFFS = errors.New("no BPF file system")
 
-	// ErrLayout: a map that was pinned before has another layout or size.
+	// ErrLayout: entries of a map that was pinned before have no room in this version's, or another meaning.
 	ErrLayout = errors.New("pinned map does not fit")
 )

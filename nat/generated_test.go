@@ -68,11 +68,10 @@ func (g generator) world() {
 		}
 	}
 	for range g.IntN(8) {
-		r.Moved[g.stable().ID()] = g.host()
+		r.Moved[addr.ID{Cell: 1, Machine: g.stable().Machine()}] = g.host()
 	}
 	for range g.IntN(6) {
-		id := g.stable().ID()
-		r.Blocks[BlockID{id.Cell, id.Machine.Block()}] = g.host()
+		r.Blocks[BlockID{1, g.stable().Machine().Block()}] = g.host()
 	}
 	for _, h := range []addr.Host{2, 3, 0x10004} {
 		if g.chance(85) {

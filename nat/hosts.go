@@ -15,25 +15,45 @@ func (d *Datapath) PutHost(h NextHop) error {
 	if err := d.checkNextHop(h); err != nil {
 		return fmt.Errorf("next hop: %w", err)
 	}
-	v := bpf.DatapathNextHop{Ifindex: uint32(h.Ifindex), Kind: uint8(h.Kind)}
+	v := bpf.DatapathNextHop{Host: uint32(h.Host), Ifindex: uint32(h.Ifindex), Kind: uint8(h.Kind)}
 	if h.Kind != HopL3 {
 		v.Gateway = h.Gateway.As16()
 		copy(v.Source[:], h.Source)
 	}
 	if h.MAC != nil && h.Trusted > 0 {
 		copy(v.Mac[:], h.MAC)
-		v.TrustedUntil = uint64(d.monotonic() + h.Trusted)
+		v.TrustedUntil = d.ticks(d.monotonic() + h.Trusted)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.write(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h.Host), v)
+	slot, err := d.slot(h.Host)
+	if err != nil {
+		return fmt.Errorf("next hop: %w", err)
+	}
+	old, _, err := lookup[bpf.DatapathNextHop](d.objects.Hosts, slot)
+	if err != nil {
+		return fmt.Errorf("next hop: host %d: read: %w", h.Host, err)
+	}
+	if old.TrustedUntil != 0 && (old.Mac != v.Mac || old.Source != v.Source) {
+		// An array's entry is written byte by byte: until all are there, the kernel's neighbours are asked.
+		untrusted := old
+		untrusted.TrustedUntil = 0
+		if err := write(d.objects.Hosts, bpf.DatapathMapHosts, slot, untrusted); err != nil {
+			return err
+		}
+	}
+	return write(d.objects.Hosts, bpf.DatapathMapHosts, slot, v)
 }
 
-// DeleteHost deletes an entry of `hosts`. That there is none is no error.
+// DeleteHost deletes an entry of `hosts`: what leads to that host is refused from then on. That there is none is no error.
 func (d *Datapath) DeleteHost(h addr.Host) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.remove(d.objects.Hosts, bpf.DatapathMapHosts, uint32(h))
+	slot, ok := d.slots[h]
+	if !ok {
+		return nil
+	}
+	return write(d.objects.Hosts, bpf.DatapathMapHosts, slot, bpf.DatapathNextHop{Host: uint32(h)})
 }
 
 // Hosts lists `hosts`, in no order. A MAC that is not trusted any more is left out.
@@ -42,12 +62,15 @@ func (d *Datapath) Hosts() ([]NextHop, error) {
 	defer d.mu.Unlock()
 	now := d.monotonic()
 	var all []NextHop
-	err := list(d.objects.Hosts, bpf.DatapathMapHosts, func(k uint32, v bpf.DatapathNextHop) {
-		h := NextHop{Host: addr.Host(k), Ifindex: int(v.Ifindex), Kind: HopKind(v.Kind)}
+	err := list(d.objects.Hosts, bpf.DatapathMapHosts, func(_ uint32, v bpf.DatapathNextHop) {
+		if v.Ifindex == 0 {
+			return
+		}
+		h := NextHop{Host: addr.Host(v.Host), Ifindex: int(v.Ifindex), Kind: HopKind(v.Kind)}
 		if h.Kind != HopL3 {
 			h.Gateway, h.Source = netip.AddrFrom16(v.Gateway), net.HardwareAddr(v.Source[:])
 		}
-		if left := time.Duration(v.TrustedUntil) - now; left > 0 {
+		if left := time.Duration(v.TrustedUntil)*d.tick - now; left > 0 {
 			h.MAC, h.Trusted = net.HardwareAddr(v.Mac[:]), left
 		}
 		all = append(all, h)

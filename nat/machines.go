@@ -23,10 +23,16 @@ func (d *Datapath) PutMachine(m Machine) error {
 	if ok && old.Epoch > m.Epoch {
 		return fmt.Errorf("machine %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
 	}
-	if ok {
-		return d.writeMachine(m.ID, machineValue(m))
+	v := machineValue(m)
+	if m.Host != 0 {
+		if v.Slot, err = d.slot(m.Host); err != nil {
+			return fmt.Errorf("machine %s: %w", m.ID, err)
+		}
 	}
-	return d.countedAs(m.ID, func() error { return d.writeMachine(m.ID, machineValue(m)) })
+	if ok {
+		return d.writeMachine(m.ID, v)
+	}
+	return d.counted(m.ID, counts{here: 1}, func() error { return d.writeMachine(m.ID, v) })
 }
 
 // Machine reads an entry of `machines`, and whether there is one.
@@ -61,10 +67,10 @@ func (d *Datapath) DeleteMachine(id addr.ID, epoch uint64) error {
 	if old.Epoch > epoch {
 		return fmt.Errorf("machine %s: %w: %d, the deleted one is %d", id, ErrStale, old.Epoch, epoch)
 	}
-	if err := d.remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id)); err != nil {
+	if err := remove(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id)); err != nil {
 		return err
 	}
-	return d.addMovers(id, -1)
+	return d.count(id, counts{here: -1})
 }
 
 // Flip makes an entry that delivers lead away, to a host, in one map write: from then on no packet enters the
@@ -87,12 +93,15 @@ func (d *Datapath) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 	case v.Epoch > epoch:
 		return fmt.Errorf("machine %s: %w: %d, this is %d", id, ErrStale, v.Epoch, epoch)
 	}
+	if v.Slot, err = d.slot(to); err != nil {
+		return fmt.Errorf("machine %s: %w", id, err)
+	}
 	v.State, v.Host, v.Epoch = uint8(Away), uint32(to), epoch
 	return d.writeMachine(id, v)
 }
 
 func (d *Datapath) writeMachine(id addr.ID, v bpf.DatapathMachine) error {
-	return d.write(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id), v)
+	return write(d.objects.Machines, bpf.DatapathMapMachines, machineKey(id), v)
 }
 
 func (d *Datapath) checkMachine(m Machine) error {

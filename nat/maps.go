@@ -4,28 +4,34 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
+	"ip6d/addr"
 	"ip6d/bpf"
 )
 
 // DefaultSizes are the sizes that are used unless told otherwise.
 func DefaultSizes() Sizes { return Sizes{}.fill() }
 
-// MaxSize is the largest size of a map, in entries.
-const MaxSize = 1 << 24
+// The largest sizes of the maps. Of MaxMachines see ports.go.
+const (
+	MaxBlocks = int(addr.MaxBlock) + 1
+	MaxHosts  = 1<<16 - 1 // `moved` has a slot in two bytes
+)
 
 // fill returns the sizes with the defaults filled in.
 func (s Sizes) fill() Sizes {
 	for _, f := range []struct {
 		size  *int
 		value int
-	}{{&s.Machines, 8192}, {&s.Moved, 65536}, {&s.Blocks, 65536}, {&s.Hosts, 16384}} {
+	}{{&s.Machines, 8192}, {&s.Blocks, 16384}, {&s.Hosts, 16384}} {
 		if *f.size == 0 {
 			*f.size = f.value
 		}
@@ -34,9 +40,13 @@ func (s Sizes) fill() Sizes {
 }
 
 func (s Sizes) check() error {
-	for name, n := range s.byMap() {
-		if n < 1 || n > MaxSize {
-			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, name, n, MaxSize)
+	s = s.fill()
+	for _, f := range []struct {
+		name      string
+		size, max int
+	}{{"machines", s.Machines, MaxMachines}, {"blocks", s.Blocks, MaxBlocks}, {"hosts", s.Hosts, MaxHosts}} {
+		if f.size < 1 || f.size > f.max {
+			return fmt.Errorf("%w: size of %s is %d, must be 1 to %d", ErrInvalid, f.name, f.size, f.max)
 		}
 	}
 	return nil
@@ -47,10 +57,12 @@ func (s Sizes) byMap() map[string]int {
 	s = s.fill()
 	return map[string]int{
 		bpf.DatapathMapMachines: s.Machines,
-		bpf.DatapathMapPorts:    s.Machines,
-		bpf.DatapathMapMoved:    s.Moved,
+		bpf.DatapathMapPorts:    portPlaces,
+		bpf.DatapathMapMoved:    s.Blocks,
+		bpf.DatapathMapEpochs:   s.Blocks,
 		bpf.DatapathMapBlocks:   s.Blocks,
 		bpf.DatapathMapHosts:    s.Hosts,
+		bpf.DatapathMapSlots:    s.Hosts,
 	}
 }
 
@@ -62,14 +74,18 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 
 // sizeSetting is the setting that a map's size comes from.
 func sizeSetting(name string) string {
-	if name == bpf.DatapathMapPorts {
-		name = bpf.DatapathMapMachines
+	switch name {
+	case bpf.DatapathMapSlots:
+		name = bpf.DatapathMapHosts
+	case bpf.DatapathMapMoved, bpf.DatapathMapEpochs:
+		name = bpf.DatapathMapBlocks
 	}
 	return "sizes." + name
 }
 
-// openMaps takes the maps that are pinned in dir, and makes the others. What it made can be undone.
-func openMaps(spec *ebpf.CollectionSpec, dir string) (maps map[string]*ebpf.Map, undo []func() error, err error) {
+// openMaps takes the maps that are pinned in dir, remakes those that do not fit, and makes the others. What it did can
+// be undone. Errors: ErrLayout, ErrPermission.
+func openMaps(spec *ebpf.CollectionSpec, dir string, log *slog.Logger) (maps map[string]*ebpf.Map, undo []func() error, err error) {
 	maps = make(map[string]*ebpf.Map)
 	defer func() {
 		for _, m := range maps {
@@ -82,38 +98,14 @@ func openMaps(spec *ebpf.CollectionSpec, dir string) (maps map[string]*ebpf.Map,
 		if name == ".rodata" { // the settings: each load has its own
 			continue
 		}
-		path := filepath.Join(dir, name)
-		_, statErr := os.Stat(path)
-		s.Pinning = ebpf.PinByName
-		m, err := ebpf.NewMapWithOptions(s, ebpf.MapOptions{PinPath: dir})
-		if errors.Is(err, ebpf.ErrMapIncompatible) {
-			return maps, undo, layoutError(name, path, s)
-		}
+		m, done, err := openMap(s, filepath.Join(dir, name), log)
+		undo = append(undo, done...)
 		if err != nil {
 			return maps, undo, fmt.Errorf("open map %s: %w", name, err)
 		}
 		maps[name] = m
-		if errors.Is(statErr, os.ErrNotExist) {
-			undo = append(undo, func() error { return os.Remove(path) })
-		}
 	}
 	return maps, undo, nil
-}
-
-// layoutError says how the pinned map differs, and the way out.
-func layoutError(name, path string, want *ebpf.MapSpec) error {
-	dir := filepath.Dir(filepath.Dir(path))
-	got, err := ebpf.LoadPinnedMap(path, nil)
-	if err != nil {
-		return fmt.Errorf("%w: map %s at %s: %w", ErrLayout, name, path, err)
-	}
-	defer got.Close()
-	if got.Type() == want.Type && got.KeySize() == want.KeySize && got.ValueSize() == want.ValueSize {
-		return fmt.Errorf("%w: map %s at %s has room for %d entries, %s asks for %d: set it back, or remove %s (packets stop until the maps are filled again)",
-			ErrLayout, name, path, got.MaxEntries(), sizeSetting(name), want.MaxEntries, dir)
-	}
-	return fmt.Errorf("%w: map %s at %s was made by another version of ip6d (%v with keys of %d and values of %d bytes, this version: %v, %d, %d): remove %s (packets stop until the maps are filled again)",
-		ErrLayout, name, path, got.Type(), got.KeySize(), got.ValueSize(), want.Type, want.KeySize, want.ValueSize, dir)
 }
 
 // makeDir makes a directory and those above it. What it made can be undone.
@@ -140,8 +132,31 @@ func lookup[V any](m *ebpf.Map, key any) (value V, ok bool, err error) {
 	return value, err == nil, err
 }
 
-// list calls f with each entry of m.
+// write writes an entry. Errors: ErrFull.
+func write(m *ebpf.Map, name string, key, value any) error {
+	err := m.Put(key, value)
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("%w: %s has %d entries, raise %s", ErrFull, name, m.MaxEntries(), sizeSetting(name))
+	}
+	if err != nil {
+		return fmt.Errorf("write map %s: %w", name, err)
+	}
+	return nil
+}
+
+// remove deletes an entry. That there is none is no error.
+func remove(m *ebpf.Map, name string, key any) error {
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete from map %s: %w", name, err)
+	}
+	return nil
+}
+
+// list calls f with each entry of m: of an array, also with those that are zero.
 func list[K, V any](m *ebpf.Map, name string, f func(K, V)) error {
+	if m.Type() == ebpf.Array {
+		return listArray(m, name, f)
+	}
 	var key K
 	var value V
 	entries := m.Iterate()
@@ -152,6 +167,24 @@ func list[K, V any](m *ebpf.Map, name string, f func(K, V)) error {
 		return fmt.Errorf("list map %s: %w", name, err)
 	}
 	return nil
+}
+
+// listArray asks for many at once: an array has as many entries as it has room for.
+func listArray[K, V any](m *ebpf.Map, name string, f func(K, V)) error {
+	keys, values := make([]K, 4096), make([]V, 4096)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			f(keys[i], values[i])
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) { // the end
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list map %s: %w", name, err)
+		}
+	}
 }
 
 func checkMAC(mac net.HardwareAddr) error {

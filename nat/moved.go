@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -8,80 +9,176 @@ import (
 	"ip6d/bpf"
 )
 
-// PutMoved writes an entry of `moved`. Errors: ErrInvalid, ErrStale, ErrFull.
+// PutMoved writes an entry of `moved`. Errors: ErrInvalid, also for a machine of another cell than this host's;
+// ErrStale; ErrFull.
 func (d *Datapath) PutMoved(m Moved) error {
-	if err := m.ID.Cell.Check(); err != nil {
-		return fmt.Errorf("moved %s: %w: %w", m.ID, ErrInvalid, err)
-	}
-	if m.Host == 0 {
-		return fmt.Errorf("moved %s: %w: host 0", m.ID, ErrInvalid)
+	if err := d.checkMoved(m); err != nil {
+		return fmt.Errorf("moved %s: %w", m.ID, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key := machineKey(m.ID)
-	old, ok, err := lookup[bpf.DatapathMover](d.objects.Moved, key)
+	if err := d.checkBlock(m.ID.Machine.Block()); err != nil {
+		return fmt.Errorf("moved %s: %w", m.ID, err)
+	}
+	old, ok, err := d.readMoved(m.ID.Machine)
 	if err != nil {
 		return fmt.Errorf("moved %s: read: %w", m.ID, err)
 	}
-	if ok && old.Epoch > m.Epoch {
-		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.Epoch, m.Epoch)
+	if ok && old.epoch > m.Epoch {
+		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.epoch, m.Epoch)
 	}
-	put := func() error {
-		return d.write(d.objects.Moved, bpf.DatapathMapMoved, key, bpf.DatapathMover{Epoch: m.Epoch, Host: uint32(m.Host)})
+	slot, err := d.slot(m.Host)
+	if err != nil {
+		return fmt.Errorf("moved %s: %w", m.ID, err)
 	}
+	put := func() error { return d.writeMoved(m.ID.Machine, movedValue{slot: slot, epoch: m.Epoch}) }
 	if ok {
 		return put()
 	}
-	return d.countedAs(m.ID, put)
+	return d.counted(m.ID, counts{moved: 1}, put)
 }
 
 // DeleteMoved deletes the entry of that epoch or a lower one. That there is none is no error. Errors: ErrStale.
 func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	old, ok, err := lookup[bpf.DatapathMover](d.objects.Moved, machineKey(id))
+	if id.Cell != d.cell || d.checkBlock(id.Machine.Block()) != nil {
+		return nil
+	}
+	old, ok, err := d.readMoved(id.Machine)
 	if err != nil || !ok {
 		return err
 	}
-	if old.Epoch > epoch {
-		return fmt.Errorf("moved %s: %w: %d, the deleted one is %d", id, ErrStale, old.Epoch, epoch)
+	if old.epoch > epoch {
+		return fmt.Errorf("moved %s: %w: %d, the deleted one is %d", id, ErrStale, old.epoch, epoch)
 	}
-	if err := d.remove(d.objects.Moved, bpf.DatapathMapMoved, machineKey(id)); err != nil {
+	if err := d.clearMoved(id.Machine); err != nil {
 		return err
 	}
-	return d.addMovers(id, -1)
+	return d.count(id, counts{moved: -1})
 }
 
 // MovedEntries lists `moved`, in no order.
 func (d *Datapath) MovedEntries() ([]Moved, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	hosts := make(map[uint32]addr.Host, len(d.slots))
+	for h, slot := range d.slots {
+		hosts[slot] = h
+	}
 	var all []Moved
-	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, v bpf.DatapathMover) {
-		all = append(all, Moved{ID: machineID(k), Host: addr.Host(v.Host), Epoch: v.Epoch})
-	})
-	return all, err
+	for block, n := range d.counts {
+		if n.moved == 0 {
+			continue
+		}
+		for i := range addr.BlockSize {
+			m := block.First() + addr.Machine(i)
+			v, ok, err := d.readMoved(m)
+			if err != nil {
+				return nil, fmt.Errorf("list map %s: %w", bpf.DatapathMapMoved, err)
+			}
+			if ok {
+				all = append(all, Moved{ID: addr.ID{Cell: d.cell, Machine: m}, Host: hosts[v.slot], Epoch: v.epoch})
+			}
+		}
+	}
+	return all, nil
 }
 
-// PutBlock writes an entry of `blocks`. Errors: ErrInvalid, ErrFull.
+func (d *Datapath) checkMoved(m Moved) error {
+	switch {
+	case m.ID.Cell != d.cell:
+		return fmt.Errorf("%w: it is of cell %d, this host of cell %d", ErrInvalid, m.ID.Cell, d.cell)
+	case m.Host == 0:
+		return fmt.Errorf("%w: host 0", ErrInvalid)
+	}
+	return nil
+}
+
+// checkBlock checks that the maps have room for a block. Errors: ErrFull.
+func (d *Datapath) checkBlock(b addr.Block) error {
+	if size := d.objects.Blocks.MaxEntries(); uint32(b) >= size {
+		return fmt.Errorf("block %d: %w: there is room for blocks 0 to %d, raise %s", b, ErrFull, size-1, sizeSetting(bpf.DatapathMapBlocks))
+	}
+	return nil
+}
+
+// movedValue is an entry of `moved`, with its epoch.
+type movedValue struct {
+	slot  uint32
+	epoch uint64
+}
+
+// Sizes of what `moved` and `epochs` have for a machine, in bytes. A machine's is at its number times that.
+const (
+	slotSize  = 2
+	epochSize = 8
+)
+
+// readMoved reads the entry of a machine whose block there is room for. The caller holds mu.
+func (d *Datapath) readMoved(m addr.Machine) (v movedValue, ok bool, err error) {
+	var b [epochSize]byte
+	if _, err := d.moved.ReadAt(b[:slotSize], int64(m)*slotSize); err != nil {
+		return v, false, err
+	}
+	slot := binary.NativeEndian.Uint16(b[:])
+	if slot == 0 {
+		return v, false, nil
+	}
+	_, err = d.epochs.ReadAt(b[:], int64(m)*epochSize)
+	return movedValue{slot: uint32(slot) - 1, epoch: binary.NativeEndian.Uint64(b[:])}, err == nil, err
+}
+
+// writeMoved writes the epoch first: an entry never has a lower one than its own.
+func (d *Datapath) writeMoved(m addr.Machine, v movedValue) error {
+	_, err := d.epochs.WriteAt(binary.NativeEndian.AppendUint64(nil, v.epoch), int64(m)*epochSize)
+	if err == nil {
+		_, err = d.moved.WriteAt(binary.NativeEndian.AppendUint16(nil, uint16(v.slot+1)), int64(m)*slotSize)
+	}
+	return err
+}
+
+func (d *Datapath) clearMoved(m addr.Machine) error {
+	_, err := d.moved.WriteAt(make([]byte, slotSize), int64(m)*slotSize)
+	return err
+}
+
+// PutBlock writes an entry of `blocks`. Errors: ErrInvalid, also for a block of another cell than this host's; ErrFull.
 func (d *Datapath) PutBlock(b Block) error {
 	if b.Block > addr.MaxBlock || b.Home == 0 {
 		return fmt.Errorf("block %d: %w: home %d", b.Block, ErrInvalid, b.Home)
 	}
-	if err := b.Cell.Check(); err != nil {
-		return fmt.Errorf("block %d: %w: %w", b.Block, ErrInvalid, err)
+	if b.Cell != d.cell {
+		return fmt.Errorf("block %d: %w: it is of cell %d, this host of cell %d", b.Block, ErrInvalid, b.Cell, d.cell)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key := blockKey(b.Cell, b.Block)
-	return d.write(d.objects.Blocks, bpf.DatapathMapBlocks, key, bpf.DatapathBlock{Home: uint32(b.Home), Movers: d.movers[key]})
+	if err := d.checkBlock(b.Block); err != nil {
+		return err
+	}
+	slot, err := d.slot(b.Home)
+	if err != nil {
+		return fmt.Errorf("block %d: %w", b.Block, err)
+	}
+	if err := d.writeBlock(b.Block, bpf.DatapathBlock{Home: uint32(b.Home), Slot: slot}, d.counts[b.Block]); err != nil {
+		return err
+	}
+	d.homes[b.Block] = struct{}{}
+	return nil
 }
 
 // DeleteBlock deletes an entry of `blocks`. That there is none is no error.
 func (d *Datapath) DeleteBlock(c addr.Cell, b addr.Block) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.remove(d.objects.Blocks, bpf.DatapathMapBlocks, blockKey(c, b))
+	if c != d.cell || d.checkBlock(b) != nil {
+		return nil
+	}
+	if err := d.writeBlock(b, bpf.DatapathBlock{}, d.counts[b]); err != nil {
+		return err
+	}
+	delete(d.homes, b)
+	return nil
 }
 
 // Blocks lists `blocks`, in no order.
@@ -89,81 +186,110 @@ func (d *Datapath) Blocks() ([]Block, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var all []Block
-	err := list(d.objects.Blocks, bpf.DatapathMapBlocks, func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
-		all = append(all, Block{Cell: addr.Cell(k.Cell), Block: addr.Block(k.Block), Home: addr.Host(v.Home)})
+	err := list(d.objects.Blocks, bpf.DatapathMapBlocks, func(number uint32, v bpf.DatapathBlock) {
+		if v.Home != 0 {
+			all = append(all, Block{Cell: d.cell, Block: addr.Block(number), Home: addr.Host(v.Home)})
+		}
 	})
 	return all, err
 }
 
-// countedAs counts a new entry of `moved` or `machines` in its block, and has it put. In that order: in a block without
-// movers it would not be looked for.
-func (d *Datapath) countedAs(id addr.ID, put func() error) error {
-	if err := d.addMovers(id, 1); err != nil {
+// counts are how many machines of a block have an entry in `moved`, and in `machines`.
+type counts struct{ moved, here int }
+
+func (c counts) plus(o counts) counts { return counts{c.moved + o.moved, c.here + o.here} }
+
+// counted counts a new entry in its block, and has it put. In that order: where there is none it would not be looked for.
+func (d *Datapath) counted(id addr.ID, more counts, put func() error) error {
+	if err := d.count(id, more); err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
 	if err := put(); err != nil {
 		// one too many costs a needless look, and the next start counts anew
-		return errors.Join(err, d.addMovers(id, -1))
+		return errors.Join(err, d.count(id, counts{-more.moved, -more.here}))
 	}
 	return nil
 }
 
-// addMovers counts the entries of `moved` and `machines` that a block has, in its entry too, where it has one.
-func (d *Datapath) addMovers(id addr.ID, n int) error {
-	key := blockOf(id)
-	movers := uint32(int(d.movers[key]) + n)
-	v, ok, err := lookup[bpf.DatapathBlock](d.objects.Blocks, key)
-	if err != nil {
-		return fmt.Errorf("block %d: read: %w", key.Block, err)
+// count counts entries, in their block's entry too. Of blocks of other cells nothing is known, and all entries are
+// looked for.
+func (d *Datapath) count(id addr.ID, more counts) error {
+	if id.Cell != d.cell {
+		d.total = d.total.plus(more)
+		return nil
 	}
-	if ok {
-		v.Movers = movers
-		if err := d.write(d.objects.Blocks, bpf.DatapathMapBlocks, key, v); err != nil {
-			return err
-		}
+	block := id.Machine.Block()
+	now := d.counts[block].plus(more)
+	if err := d.writeCounts(block, now); err != nil {
+		return err
 	}
-	if movers == 0 {
-		delete(d.movers, key)
+	d.total = d.total.plus(more)
+	if now == (counts{}) {
+		delete(d.counts, block)
 	} else {
-		d.movers[key] = movers
+		d.counts[block] = now
 	}
 	return nil
 }
 
-// countMovers counts the pinned entries, and puts right what a crash between two writes left wrong.
-func (d *Datapath) countMovers() error {
-	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(k bpf.DatapathMachineId, _ bpf.DatapathMover) {
-		d.movers[blockOf(machineID(k))]++
+func (d *Datapath) writeCounts(block addr.Block, c counts) error {
+	if d.checkBlock(block) != nil {
+		return nil // there is no entry which could say that there are none
+	}
+	v, _, err := lookup[bpf.DatapathBlock](d.objects.Blocks, uint32(block))
+	if err != nil {
+		return fmt.Errorf("block %d: read: %w", block, err)
+	}
+	return d.writeBlock(block, v, c)
+}
+
+func (d *Datapath) writeBlock(block addr.Block, v bpf.DatapathBlock, c counts) error {
+	v.Moved, v.Here = uint32(c.moved), uint32(c.here)
+	return write(d.objects.Blocks, bpf.DatapathMapBlocks, uint32(block), v)
+}
+
+// readCounts counts the pinned entries, and puts right what a crash between two writes left wrong.
+func (d *Datapath) readCounts() error {
+	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(number uint32, v bpf.DatapathMovers) {
+		n := 0
+		for _, slot := range v.Slot {
+			if slot != 0 {
+				n++
+			}
+		}
+		if n != 0 {
+			d.counts[addr.Block(number)] = counts{moved: n}
+			d.total.moved += n
+		}
 	})
 	if err != nil {
 		return err
 	}
 	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) {
-		d.movers[blockOf(machineID(k))]++
-	})
-	if err != nil {
-		return err
-	}
-	wrong := make(map[bpf.DatapathBlockId]bpf.DatapathBlock)
-	err = list(d.objects.Blocks, bpf.DatapathMapBlocks, func(k bpf.DatapathBlockId, v bpf.DatapathBlock) {
-		if v.Movers != d.movers[k] {
-			v.Movers = d.movers[k]
-			wrong[k] = v
+		d.total.here++
+		if id := machineID(k); id.Cell == d.cell {
+			d.counts[id.Machine.Block()] = d.counts[id.Machine.Block()].plus(counts{here: 1})
 		}
 	})
 	if err != nil {
 		return err
 	}
-	for k, v := range wrong {
-		if err := d.write(d.objects.Blocks, bpf.DatapathMapBlocks, k, v); err != nil {
+	var wrong []addr.Block
+	err = list(d.objects.Blocks, bpf.DatapathMapBlocks, func(number uint32, v bpf.DatapathBlock) {
+		if v.Home != 0 {
+			d.homes[addr.Block(number)] = struct{}{}
+		}
+		if block := addr.Block(number); d.counts[block] != (counts{int(v.Moved), int(v.Here)}) {
+			wrong = append(wrong, block)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, block := range wrong {
+		if err := d.writeCounts(block, d.counts[block]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-func blockKey(c addr.Cell, b addr.Block) bpf.DatapathBlockId {
-	return bpf.DatapathBlockId{Block: uint32(b), Cell: uint16(c)}
-}
-
-func blockOf(id addr.ID) bpf.DatapathBlockId { return blockKey(id.Cell, id.Machine.Block()) }

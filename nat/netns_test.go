@@ -288,21 +288,28 @@ func progress(t *testing.T, arrived func() int64, n int64) {
 	})
 }
 
-func TestRestartLosesNothing(t *testing.T) {
-	one, two := newFleet(t, 1500, true)
+// fleetWithStream makes two hosts, with a stream from a machine of one to a machine of the other.
+func fleetWithStream(t *testing.T) (one, two *fleetHost, arrived func() int64, stop func()) {
+	t.Helper()
+	one, two = newFleet(t, 1500, true)
 	a, b := one.run(alice, false), two.run(remote, false)
 	warm(a, b)
 	in := b.listenUDP(remote.Addr(), 0)
-	n := count(in)
-	stop := stream(t, a.listenUDP(alice.Addr(), 0), in.LocalAddr(), n.Load)
-	progress(t, n.Load, 100)
+	arrived = count(in).Load
+	stop = stream(t, a.listenUDP(alice.Addr(), 0), in.LocalAddr(), arrived)
+	progress(t, arrived, 100)
+	return one, two, arrived, stop
+}
+
+func TestRestartLosesNothing(t *testing.T) {
+	one, two, arrived, stop := fleetWithStream(t)
 	for range 5 {
 		for _, h := range []*fleetHost{one, two} {
 			ok(t, h.Close())
-			progress(t, n.Load, 100) // with no daemon
+			progress(t, arrived, 100) // with no daemon
 			h.Datapath = h.namespace.open(h.options)
 			h.do(func() error { return h.AttachUnderlay(h.underlay.index) })
-			progress(t, n.Load, 100)
+			progress(t, arrived, 100)
 		}
 	}
 	stop()

@@ -33,7 +33,7 @@ func readVectors(t *testing.T) (v vectors) {
 	return v
 }
 
-// A machine of each vector is sent to, where it moved to the vector's host; and sends from there.
+// A machine of each vector is sent to, where it left for the vector's host; and sends from there.
 func TestProgramsReproduceTheVectors(t *testing.T) {
 	v := readVectors(t)
 	if len(v.Valid) == 0 || len(v.Control) == 0 || len(v.Invalid) == 0 {
@@ -54,7 +54,7 @@ func TestProgramsReproduceTheVectors(t *testing.T) {
 			b.machine(peer, Delivering, 0, peerPort(b.port, 1))
 			b.nextHop(c.Host, b.underlay.index, forAnHour)
 			if s.Kind() == addr.KindMachine {
-				b.reference.Moved[s.ID()] = c.Host
+				b.machine(s, Away, c.Host, Port{})
 			}
 			b.load()
 

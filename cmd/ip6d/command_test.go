@@ -38,7 +38,7 @@ func TestCommandsAnswerInJSON(t *testing.T) {
 		{"migrate abort web1", `{"name":"web1","ended":"aborted"}`},
 		{"host list", "[" + host1JSON + "," + host2JSON + "]"},
 		{"host show host2", host2JSON},
-		{"status", `{"version":"v1","host":` + host1JSON + `,"standalone":false,"endpoints":["http://[fd00::ffff]:2379"],"following":false,"revision":7,"store_error":"store unreachable","machines":{"away":1,"here":3},"in_doubt":["web1"],"ids_free":200,"drops":{"not_here":9007199254740993}}`},
+		{"status", `{"version":"v1","host":` + host1JSON + `,"standalone":false,"endpoints":["http://[fd00::ffff]:2379"],"following":false,"revision":7,"store_error":"store unreachable","machines":{"away":1,"here":3},"in_doubt":["web1"],"ids_free":200,"drops":{"not_here":9007199254740993},"firewall":["rule 1 stops errors"]}`},
 	} {
 		got := runLine(t, "", append([]string{"--socket", socket, "-o", "json"}, strings.Fields(c.line)...)...)
 		if got.status != exitOK || got.stderr != "" || got.stdout != c.want+"\n" {

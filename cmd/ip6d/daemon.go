@@ -121,6 +121,7 @@ func (d *daemon) listen(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", api.NewHandler(api.HandlerOptions{
 		Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Datapath: d.kernel.datapath, Events: &d.events,
+		Firewall: d.kernel.agent.FirewallWarnings,
 	}))
 	metrics := d.metricsHandler()
 	mux.Handle(metricsPath, metrics)

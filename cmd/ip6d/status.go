@@ -25,6 +25,7 @@ type statusAnswer struct {
 	InDoubt    []string          `json:"in_doubt"`
 	IDsFree    uint32            `json:"ids_free"`
 	Drops      map[string]uint64 `json:"drops"` // packets, by reason
+	Firewall   []string          `json:"firewall"`
 
 	Maps map[string]fillAnswer `json:"maps"` // how full the kernel's maps are, by name
 }
@@ -40,6 +41,7 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		Endpoints: append([]string{}, r.Endpoints...), Following: r.Following, Revision: r.Revision,
 		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
 		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Maps: map[string]fillAnswer{},
+		Firewall: append([]string{}, r.Firewall...),
 	}
 	for _, f := range r.Maps {
 		a.Maps[f.Map] = fillAnswer{f.Entries, f.Size}
@@ -77,6 +79,9 @@ What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each mea
 				}
 				t.row("ids free", a.IDsFree)
 				t.row("maps", a.fill())
+				for _, f := range a.Firewall {
+					t.row("firewall", f)
+				}
 				t.row("dropped", counted(a.Drops, func(reason string, n uint64) string { return fmt.Sprintf("%d %s", n, reason) }))
 			})
 		},

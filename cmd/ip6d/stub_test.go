@@ -98,7 +98,8 @@ func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusR
 	return reply(s, q, &ip6dv1.GetStatusResponse{
 		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable",
 		Machines: map[string]uint32{"here": 3, "away": 1}, InDoubt: []string{"web1"}, IdsFree: 200,
-		Drops: []*ip6dv1.Drop{{Reason: "not_here", Packets: 9007199254740993}},
+		Drops:    []*ip6dv1.Drop{{Reason: "not_here", Packets: 9007199254740993}},
+		Firewall: []string{"rule 1 stops errors"},
 	})
 }
 

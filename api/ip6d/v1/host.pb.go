@@ -813,12 +813,14 @@ type GetStatusResponse struct {
 	IdsFree uint32 `protobuf:"varint,9,opt,name=ids_free,json=idsFree,proto3" json:"ids_free,omitempty"`
 	// Packets dropped since the maps were made, reasons that occurred only.
 	Drops []*Drop `protobuf:"bytes,10,rep,name=drops,proto3" json:"drops,omitempty"`
+	// Rules of the host's firewall that stop what the datapath needs, each with a remedy.
+	Firewall []string `protobuf:"bytes,12,rep,name=firewall,proto3" json:"firewall,omitempty"`
 	// How full the kernel's maps are.
-	Maps []*MapFill `protobuf:"bytes,11,rep,name=maps,proto3" json:"maps,omitempty"`
+	Maps []*MapFill `protobuf:"bytes,13,rep,name=maps,proto3" json:"maps,omitempty"`
 	// Hints that other hosts took from this one, since the daemon's start: that they send here what is not here.
-	HintsSent uint64 `protobuf:"varint,12,opt,name=hints_sent,json=hintsSent,proto3" json:"hints_sent,omitempty"`
+	HintsSent uint64 `protobuf:"varint,14,opt,name=hints_sent,json=hintsSent,proto3" json:"hints_sent,omitempty"`
 	// Hints of other hosts upon which this one read a machine's record again.
-	HintsHeeded   uint64 `protobuf:"varint,13,opt,name=hints_heeded,json=hintsHeeded,proto3" json:"hints_heeded,omitempty"`
+	HintsHeeded   uint64 `protobuf:"varint,15,opt,name=hints_heeded,json=hintsHeeded,proto3" json:"hints_heeded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -919,6 +921,13 @@ func (x *GetStatusResponse) GetIdsFree() uint32 {
 func (x *GetStatusResponse) GetDrops() []*Drop {
 	if x != nil {
 		return x.Drops
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetFirewall() []string {
+	if x != nil {
+		return x.Firewall
 	}
 	return nil
 }
@@ -1061,7 +1070,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\vnext_header\x18\t \x01(\rR\n" +
 	"nextHeader\x12\x16\n" +
 	"\x06length\x18\n" +
-	" \x01(\rR\x06length\"\x8f\x04\n" +
+	" \x01(\rR\x06length\"\xab\x04\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -1074,11 +1083,12 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\bin_doubt\x18\b \x03(\tR\ainDoubt\x12\x19\n" +
 	"\bids_free\x18\t \x01(\rR\aidsFree\x12#\n" +
 	"\x05drops\x18\n" +
-	" \x03(\v2\r.ip6d.v1.DropR\x05drops\x12$\n" +
-	"\x04maps\x18\v \x03(\v2\x10.ip6d.v1.MapFillR\x04maps\x12\x1d\n" +
+	" \x03(\v2\r.ip6d.v1.DropR\x05drops\x12\x1a\n" +
+	"\bfirewall\x18\f \x03(\tR\bfirewall\x12$\n" +
+	"\x04maps\x18\r \x03(\v2\x10.ip6d.v1.MapFillR\x04maps\x12\x1d\n" +
 	"\n" +
-	"hints_sent\x18\f \x01(\x04R\thintsSent\x12!\n" +
-	"\fhints_heeded\x18\r \x01(\x04R\vhintsHeeded\x1a;\n" +
+	"hints_sent\x18\x0e \x01(\x04R\thintsSent\x12!\n" +
+	"\fhints_heeded\x18\x0f \x01(\x04R\vhintsHeeded\x1a;\n" +
 	"\rMachinesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"I\n" +

@@ -1,0 +1,94 @@
+package nat
+
+import (
+	"fmt"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+// slot returns the slot of a host in `hosts`, and gives it one where it has none yet: entries lead to hosts whose next
+// hop is not known yet. Errors: ErrFull. The caller holds mu.
+func (d *Datapath) slot(h addr.Host) (uint32, error) {
+	if slot, ok := d.slots[h]; ok {
+		return slot, nil
+	}
+	slot := d.lowestFreeSlot()
+	if slot >= d.objects.Hosts.MaxEntries() {
+		if err := d.readSlots(); err != nil {
+			return 0, err
+		}
+		slot = d.lowestFreeSlot()
+	}
+	if slot >= d.objects.Hosts.MaxEntries() {
+		return 0, fmt.Errorf("host %d: %w: %s has %d entries, raise %s", h, ErrFull, bpf.DatapathMapHosts, d.objects.Hosts.MaxEntries(), sizeSetting(bpf.DatapathMapHosts))
+	}
+	// The host first: a slot that says whose it is and no more is one whose way is not known.
+	if err := write(d.objects.Hosts, bpf.DatapathMapHosts, slot, bpf.DatapathNextHop{Host: uint32(h)}); err != nil {
+		return 0, err
+	}
+	if err := write(d.objects.Slots, bpf.DatapathMapSlots, uint32(h), slot); err != nil {
+		return 0, err
+	}
+	d.slots[h], d.slotTaken[slot] = slot, true
+	return slot, nil
+}
+
+func (d *Datapath) lowestFreeSlot() uint32 {
+	for d.slotTaken[d.nextSlot] {
+		d.nextSlot++
+	}
+	return d.nextSlot
+}
+
+// readSlots reads which slot each host has, and frees those to which nothing leads any more. That is done when there is
+// no other way: a packet that is just on its way by a slot that gets another host is refused. The caller holds mu.
+func (d *Datapath) readSlots() error {
+	clear(d.slotTaken)
+	d.nextSlot = 0
+	err := list(d.objects.Slots, bpf.DatapathMapSlots, func(h, slot uint32) { d.slots[addr.Host(h)] = slot })
+	if err != nil {
+		return err
+	}
+	used := make(map[uint32]bool)
+	use := func(host, slot uint32) {
+		if host != 0 {
+			used[slot] = true
+		}
+	}
+	for _, read := range []func() error{
+		func() error {
+			return list(d.objects.Machines, bpf.DatapathMapMachines, func(_ bpf.DatapathMachineId, v bpf.DatapathMachine) { use(v.Host, v.Slot) })
+		},
+		func() error {
+			return list(d.objects.Moved, bpf.DatapathMapMoved, func(_ uint32, v bpf.DatapathMovers) {
+				for _, slot := range v.Slot {
+					if slot != 0 {
+						used[uint32(slot)-1] = true
+					}
+				}
+			})
+		},
+		func() error {
+			return list(d.objects.Blocks, bpf.DatapathMapBlocks, func(_ uint32, v bpf.DatapathBlock) { use(v.Home, v.Slot) })
+		},
+		func() error {
+			return list(d.objects.Hosts, bpf.DatapathMapHosts, func(slot uint32, v bpf.DatapathNextHop) { use(v.Ifindex, slot) })
+		},
+	} {
+		if err := read(); err != nil {
+			return err
+		}
+	}
+	for h, slot := range d.slots {
+		if used[slot] {
+			d.slotTaken[slot] = true
+			continue
+		}
+		delete(d.slots, h)
+		if err := remove(d.objects.Slots, bpf.DatapathMapSlots, uint32(h)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
