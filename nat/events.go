@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
 	"ip6d/bpf"
@@ -52,9 +53,13 @@ func (d *Datapath) event(sample []byte) (Event, error) {
 	if err := binary.Read(bytes.NewReader(sample), binary.NativeEndian, &raw); err != nil {
 		return Event{}, fmt.Errorf("read event of %d bytes: %w", len(sample), err)
 	}
+	var now unix.Timespec // on the clock of raw.Time
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+		return Event{}, fmt.Errorf("read the clock of events: %w", err)
+	}
 	e := Event{
 		Kind:       EventKind(raw.Kind),
-		Time:       time.Now().Add(time.Duration(raw.Time) - d.monotonic()),
+		Time:       time.Now().Add(time.Duration(int64(raw.Time) - now.Nano())),
 		Way:        nameOf(d.ways, int(raw.Way)),
 		Ifindex:    int(raw.Ifindex),
 		Length:     int(raw.Length),
@@ -69,7 +74,7 @@ func (d *Datapath) event(sample []byte) (Event, error) {
 		e.Destination = joined(raw.Destination.High, raw.Destination.Low)
 	}
 	if e.Way == fromMachine {
-		p, ok, err := lookup[bpf.DatapathPort](d.objects.Ports, raw.Ifindex)
+		p, ok, err := d.sender(raw.Ifindex)
 		if err != nil {
 			return e, fmt.Errorf("read port %d: %w", raw.Ifindex, err)
 		}
@@ -79,6 +84,13 @@ func (d *Datapath) event(sample []byte) (Event, error) {
 		}
 	}
 	return e, nil
+}
+
+// sender reads who may send on a device.
+func (d *Datapath) sender(ifindex uint32) (bpf.DatapathPort, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.port(int(ifindex))
 }
 
 // nameOf is the name of a value of an enum. Programs of another version may know values that this one does not.
