@@ -92,12 +92,12 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
 		refused = DROP_HOP_LIMIT;
 	else if (size != BPF_MTU_CHK_RET_SUCCESS)
 		refused = DROP_TOO_BIG;
-	if (refused && way == FROM_STACK)
+	/* nobody tells an error's source of an error (RFC 4443 section 2.4 e) */
+	if (refused && (way == FROM_STACK || p->outside))
 		return drop(skb, p, refused, way);
+	/* the sender under this host's id, wherever he is: what the stack tells him comes by ip6d0 */
 	if (refused)
-		return to_stack(skb, p,
-				way == FROM_MACHINE ? routing_address(p->from, own.host)
-						    : p->source,
+		return to_stack(skb, p, routing_address(p->from, own.host),
 				routing_address(p->to, own.host), refused, way);
 
 	if (!reveal(skb, p, spent, way) || !write_ethernet(skb, machine->mac, own.gateway_mac, way))

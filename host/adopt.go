@@ -54,6 +54,7 @@ func (a *Agent) AdoptPort(device string, s addr.Stable, mac net.HardwareAddr) (P
 		return Port{}, fmt.Errorf("adopt %s: %w", device, err)
 	}
 	a.ports[p.Ifindex] = p
+	a.look() // for its route
 	return p, nil
 }
 
@@ -119,6 +120,7 @@ func (a *Agent) RemovePort(p Port) error {
 		a.ports[now.Ifindex] = now
 		return fmt.Errorf("remove port %s: %w", p.Name, err)
 	}
+	a.look()
 	return nil
 }
 

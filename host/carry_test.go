@@ -59,7 +59,7 @@ func newCarrier(t *testing.T, b *box, id addr.Host, interval time.Duration) *car
 	c.stack = prepare(t, c.agent)
 	o := nat.Options{
 		Plan: addr.DefaultPlan, Cell: 1, Host: id, PinDir: c.pins, Stack: c.stack.Ifindex,
-		Sizes: nat.Sizes{Machines: 64, Moved: 16, Blocks: 16, Hosts: 16},
+		Sizes: nat.Sizes{Machines: 64, Blocks: 16, Hosts: 16},
 	}
 	b.do(func() (err error) {
 		c.datapath, err = nat.Open(o)
@@ -117,9 +117,15 @@ func (c *carrier) run(network addr.Network, number addr.Machine) *guest {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	return c.runWith(s, 1500)
+}
+
+// runWith puts a machine on the host whose port has that MTU.
+func (c *carrier) runWith(s addr.Stable, mtu int) *guest {
+	c.t.Helper()
 	g := &guest{newBox(c.t), s}
-	p := create(c.t, c.agent, host.PortSpec{Address: s, Netns: g.path(), MTU: 1500, Configure: true})
-	err = c.datapath.PutMachine(nat.Machine{ID: s.ID(), Network: network, Epoch: 1, State: nat.Delivering, Port: p.Datapath()})
+	p := create(c.t, c.agent, host.PortSpec{Address: s, Netns: g.path(), MTU: mtu, Configure: true})
+	err := c.datapath.PutMachine(nat.Machine{ID: s.ID(), Network: s.Network(), Epoch: 1, State: nat.Delivering, Port: p.Datapath()})
 	if err != nil {
 		c.t.Fatal(err)
 	}

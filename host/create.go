@@ -68,6 +68,7 @@ func (a *Agent) CreatePort(s PortSpec) (Port, error) {
 		return Port{}, fmt.Errorf("create port %s: %w", s.Name, err)
 	}
 	a.ports[p.Ifindex] = p
+	a.look() // for its route
 	return p, nil
 }
 

@@ -130,7 +130,7 @@ func (a *Agent) forgetHosts() error {
 	}
 	var errs []error
 	for to := range routes {
-		if !wanted[to] {
+		if !wanted[to] && !a.isPortRoute(to) {
 			errs = append(errs, a.kernel.deleteRoute(to))
 		}
 	}

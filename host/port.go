@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -156,6 +157,7 @@ func (a *Agent) Ports() ([]Port, error) {
 func (a *Agent) lookAtPorts(closely bool) error {
 	a.portsMu.Lock()
 	gone, err := a.mendPorts(closely)
+	err = errors.Join(err, a.ensurePortRoutes())
 	a.portsMu.Unlock()
 	for _, p := range gone {
 		a.tellGone(p)
@@ -193,6 +195,8 @@ func (a *Agent) mendPorts(closely bool) (gone []Port, err error) {
 			gone = append(gone, p)
 			continue
 		}
+		p.MTU = l.Attrs().MTU
+		a.ports[ifindex] = p
 		if !closely && hasGateway[ifindex] && l.Attrs().Flags&net.FlagUp != 0 && isGatewayMAC(l.Attrs().HardwareAddr) {
 			continue
 		}

@@ -22,6 +22,7 @@ const routeMetric = 105
 type route struct {
 	ifindex int
 	gateway netip.Addr // the zero Addr: none, the destination is on the device
+	mtu     int        // 0: the device's
 }
 
 // routes lists ip6d's routes by destination.
@@ -34,7 +35,7 @@ func (k *kernel) routes() (map[netip.Prefix]route, error) {
 	}
 	routes := make(map[netip.Prefix]route)
 	for _, r := range all {
-		routes[prefixOf(r.Dst)] = route{ifindex: r.LinkIndex, gateway: addressOf(r.Gw)}
+		routes[prefixOf(r.Dst)] = route{ifindex: r.LinkIndex, gateway: addressOf(r.Gw), mtu: r.MTU}
 	}
 	return routes, nil
 }
@@ -44,6 +45,9 @@ func (k *kernel) putRoute(to netip.Prefix, r route) error {
 	n := netlink.Route{Dst: netipx.PrefixIPNet(to), LinkIndex: r.ifindex, Protocol: RouteProtocol, Priority: routeMetric}
 	if r.gateway.IsValid() {
 		n.Gw = r.gateway.AsSlice()
+	}
+	if r.mtu != 0 {
+		n.MTU, n.MTULock = r.mtu, true // a router heeds only a locked one
 	}
 	if err := k.RouteReplace(&n); err != nil {
 		return fmt.Errorf("add route to %s: %w", to, err)
@@ -80,4 +84,50 @@ func (a *Agent) ensureStackRoutes() error {
 		}
 	}
 	return nil
+}
+
+// ensurePortRoutes gives each port whose MTU is below that of ip6d0 a route of its own, into ip6d0 and with that MTU: to
+// the routing address that its machine has on this host. By that the host's stack knows what to tell the sender of a
+// packet that is too big for the port. The caller holds portsMu, and not mu.
+func (a *Agent) ensurePortRoutes() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stack.Ifindex == 0 { // not made yet
+		return nil
+	}
+	most, err := a.stackMTU()
+	if err != nil {
+		return err
+	}
+	want := make(map[netip.Prefix]route)
+	for _, p := range a.ports {
+		if p.MTU < most {
+			to, err := a.Plan.Encode(p.Address, a.Host)
+			if err != nil {
+				return err
+			}
+			want[netip.PrefixFrom(to.Addr(), 128)] = route{ifindex: a.stack.Ifindex, mtu: p.MTU}
+		}
+	}
+	now, err := a.kernel.routes()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for to := range now {
+		if _, ok := want[to]; !ok && a.isPortRoute(to) {
+			errs = append(errs, a.kernel.deleteRoute(to))
+		}
+	}
+	for to, r := range want {
+		if now[to] != r {
+			errs = append(errs, a.kernel.putRoute(to, r))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// isPortRoute reports whether a route of ip6d's is one that ensurePortRoutes makes.
+func (a *Agent) isPortRoute(to netip.Prefix) bool {
+	return to.Bits() == 128 && a.Plan.HostPrefix(a.Host).Contains(to.Addr())
 }

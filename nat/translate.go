@@ -338,12 +338,10 @@ func (r *Reference) deliver(p *packet, m Machine, way string) Verdict {
 		if lastHop {
 			why = "hop_limit"
 		}
-		switch way {
-		case fromStack:
+		if way == fromStack || p.outside {
 			return refuse(why)
-		case fromMachine:
-			p.setSource(r.relay(p.from, r.Host))
 		}
+		p.setSource(r.relay(p.from, r.Host))
 		p.setDestination(r.relay(p.to, r.Host))
 		return r.toStack(p, why)
 	}

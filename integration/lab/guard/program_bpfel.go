@@ -29,15 +29,15 @@ type ProgramIn6Addr struct {
 }
 
 type ProgramMachine struct {
-	_        structs.HostLayout
-	Network  uint32
-	Ifindex  uint32
-	Epoch    uint64
-	Host     uint32
-	Mac      [6]uint8
-	State    uint8
-	Enter    uint8
-	Reserved uint32
+	_       structs.HostLayout
+	Network uint32
+	Ifindex uint32
+	Epoch   uint64
+	Host    uint32
+	Mac     [6]uint8
+	State   uint8
+	Enter   uint8
+	Slot    uint32
 }
 
 type ProgramMachineId struct {
