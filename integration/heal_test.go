@@ -13,17 +13,35 @@ import (
 
 	ip6dv1 "ip6d/api/ip6d/v1"
 	"ip6d/bpf"
+	"ip6d/host/netns"
 	"ip6d/integration/lab"
 )
 
-// cutFromStore takes a host's way to the store away; join gives it back. Packets to other hosts go on.
+// cutFromStore has the store's answers to a host go nowhere; join ends that. Packets between hosts go on.
 func (f *fleet) cutFromStore(h *lab.Host) (join func()) {
 	f.t.Helper()
-	store := &netlink.Route{Dst: &net.IPNet{IP: net.ParseIP("fd00:6d::ffff"), Mask: net.CIDRMask(128, 128)}, Type: unix.RTN_BLACKHOLE}
-	f.must(h.Do(func() error { return netlink.RouteAdd(store) }))
+	ns, err := netns.Open(netns.Path(setup.lab + "-underlay")) // where the store is
+	f.must(err)
+	f.t.Cleanup(func() { ns.Close() })
+	var to *net.IPNet
+	f.must(h.Do(func() error {
+		device, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		all, err := netlink.AddrList(device, unix.AF_INET6)
+		for _, a := range all {
+			if a.IP.IsGlobalUnicast() {
+				to = &net.IPNet{IP: a.IP, Mask: net.CIDRMask(128, 128)}
+			}
+		}
+		return err
+	}))
+	nowhere := &netlink.Route{Dst: to, Type: unix.RTN_BLACKHOLE}
+	f.must(ns.Do(func() error { return netlink.RouteAdd(nowhere) }))
 	return func() {
 		f.t.Helper()
-		f.must(h.Do(func() error { return netlink.RouteDel(store) }))
+		f.must(ns.Do(func() error { return netlink.RouteDel(nowhere) }))
 	}
 }
 

@@ -42,7 +42,7 @@ func explainedDrops(t *testing.T) []string {
 			continue
 		}
 		section, _, _ = strings.Cut(strings.ReplaceAll(section, "`", ""), "\n## ")
-		return regexp.MustCompile("(?m)^\\| \\w+ \\| .+ \\|$").FindAllString(section, -1)[1:] // without the heading
+		return regexp.MustCompile(`(?m)^\| \w+ \| .+ \|$`).FindAllString(section, -1)[1:] // without the heading
 	}
 	t.Fatal("none of docs/*.md has a section about why packets are dropped")
 	return nil
