@@ -28,7 +28,7 @@ type daemon struct {
 	hwmap    *hwmap.Map
 	datapath *fakeDatapath
 	socket   string
-	drops    map[string]uint64
+	events   *nat.Feed
 }
 
 // database opens a store that ends with the test.
@@ -49,7 +49,7 @@ func database(t *testing.T) hwmap.Store {
 // newDaemon starts host id; fleet nil means standalone.
 func newDaemon(t *testing.T, id addr.Host, fleet hwmap.Store) *daemon {
 	t.Helper()
-	d := &daemon{datapath: newFakeDatapath(), drops: map[string]uint64{"not_here": 3, "hop_limit": 0}}
+	d := &daemon{datapath: newFakeDatapath(), events: new(nat.Feed)}
 	truth := database(t)
 	o := hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: 1,
@@ -77,7 +77,7 @@ func newDaemon(t *testing.T, id addr.Host, fleet hwmap.Store) *daemon {
 	}
 	d.socket = filepath.Join(t.TempDir(), "socket")
 	serve(t, listen(t, "unix", d.socket), NewHandler(HandlerOptions{
-		Map: d.hwmap, Version: "test", Drops: func() (map[string]uint64, error) { return d.drops, nil },
+		Map: d.hwmap, Version: "test", Datapath: d.datapath, Events: d.events,
 		FinishTimeout: 100 * time.Millisecond,
 	}))
 	d.Client = NewClient(d.socket)

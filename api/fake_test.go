@@ -19,6 +19,7 @@ type fakeDatapath struct {
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
 	broken   error // what PutMachine fails with
+	lost     nat.EventsLost
 }
 
 func newFakeDatapath() *fakeDatapath {
@@ -27,6 +28,17 @@ func newFakeDatapath() *fakeDatapath {
 		moved: make(map[addr.ID]nat.Moved), blocks: make(map[addr.Block]nat.Block),
 	}
 }
+
+func (d *fakeDatapath) Drops() ([]nat.Drop, error) {
+	return []nat.Drop{{Reason: "not_here", Meaning: "the machine is not on this host", Packets: 3}, {Reason: "loop", Meaning: "it came from there"}}, nil
+}
+
+func (d *fakeDatapath) EventsLost() (lost nat.EventsLost, err error) {
+	err = d.locked(func() { lost = d.lost })
+	return lost, err
+}
+
+func (d *fakeDatapath) Fill() []nat.Fill { return []nat.Fill{{Map: "moved", Entries: 2, Size: 8}} }
 
 // locked runs f on the maps.
 func (d *fakeDatapath) locked(f func()) error {

@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 
 	"connectrpc.com/connect"
 
@@ -37,7 +35,7 @@ func (s *hostServer) GetHost(_ context.Context, r *connect.Request[ip6dv1.GetHos
 
 func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {
 	now := s.Map.Status()
-	drops, err := s.Drops()
+	drops, err := s.Datapath.Drops()
 	if err != nil {
 		return nil, answer(fmt.Errorf("read drop counters: %w", err))
 	}
@@ -50,6 +48,9 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 		Machines:  make(map[string]uint32),
 		InDoubt:   now.InDoubt,
 		IdsFree:   uint32(now.IDsFree),
+
+		HintsSent:   now.HintsSent,
+		HintsHeeded: now.HintsHeeded,
 	}
 	for _, v := range s.Map.Hosts() {
 		if v.ID == now.Self.ID {
@@ -65,10 +66,13 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 	for state, n := range now.Machines {
 		status.Machines[string(state)] = uint32(n)
 	}
-	for _, reason := range slices.Sorted(maps.Keys(drops)) {
-		if n := drops[reason]; n > 0 {
-			status.Drops = append(status.Drops, &ip6dv1.Drop{Reason: reason, Packets: n})
+	for _, d := range drops {
+		if d.Packets > 0 {
+			status.Drops = append(status.Drops, dropMessage(d))
 		}
+	}
+	for _, f := range s.Datapath.Fill() {
+		status.Maps = append(status.Maps, &ip6dv1.MapFill{Map: f.Map, Entries: uint32(f.Entries), Size: uint32(f.Size)})
 	}
 	return connect.NewResponse(status), nil
 }

@@ -45,7 +45,8 @@ func TestStatusTellsOfHostMachinesAndDrops(t *testing.T) {
 		Following: true,
 		Machines:  map[string]uint32{"here": 1, "quarantined": 1},
 		IdsFree:   253, // machine 0 is never issued
-		Drops:     []*ip6dv1.Drop{{Reason: "not_here", Packets: 3}},
+		Drops:     []*ip6dv1.Drop{{Reason: "not_here", Packets: 3, Meaning: "the machine is not on this host"}},
+		Maps:      []*ip6dv1.MapFill{{Map: "moved", Entries: 2, Size: 8}},
 	}
 	if d := cmp.Diff(want, got, protocmp.Transform(), protocmp.IgnoreFields(want, "revision")); d != "" {
 		t.Errorf("status (-want +got):\n%s", d)

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
 
 	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/nat"
 )
 
 const (
@@ -126,4 +128,16 @@ func TestBeginToAnUnknownHostChangesNothing(t *testing.T) {
 	}
 	refused(t, connect.CodeInvalidArgument, source.Migrations.BeginMigration, &ip6dv1.BeginMigrationRequest{Name: "web1", To: 1})
 	is(t, source, here)
+}
+
+func TestATargetWithoutRoomExhaustsAResource(t *testing.T) {
+	source, target := twoHosts(t)
+	full := fmt.Errorf("%w: machines has 2 entries, raise sizes.machines", nat.ErrFull)
+	_ = target.datapath.locked(func() { target.datapath.broken = full })
+	text := refused(t, connect.CodeResourceExhausted, source.Migrations.BeginMigration, &ip6dv1.BeginMigrationRequest{Name: "web1", To: 2})
+	if !strings.Contains(text, "raise sizes.machines") {
+		t.Errorf("it says %q, not what to do", text)
+	}
+	_ = source.datapath.locked(func() { source.datapath.broken = full })
+	refused(t, connect.CodeResourceExhausted, source.Machines.CreateMachine, &ip6dv1.CreateMachineRequest{Name: "b", Network: 1})
 }

@@ -10,6 +10,7 @@ import (
 
 	"ip6d/api/ip6d/v1/ip6dv1connect"
 	"ip6d/hwmap"
+	"ip6d/nat"
 )
 
 // maxMessage bounds a request, in bytes. The largest that makes sense is far below it.
@@ -21,14 +22,21 @@ type HandlerOptions struct {
 	Version   string   // of this daemon
 	Endpoints []string // of the fleet's store; none standalone
 
-	// Drops returns the number of dropped packets by reason, since the datapath's maps were made.
-	Drops func() (map[string]uint64, error)
+	Datapath Datapath
+	Events   *nat.Feed // of what Datapath refuses
 
 	// Firewall says which rules of the host's firewall stop what the datapath needs. nil: nobody looks.
 	Firewall func() []string
 
 	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
 	FinishTimeout time.Duration
+}
+
+// Datapath is what the API tells about the kernel's side; nat.Datapath implements it.
+type Datapath interface {
+	Drops() ([]nat.Drop, error)
+	EventsLost() (nat.EventsLost, error)
+	Fill() []nat.Fill
 }
 
 // NewHandler serves MachineService, MigrationService and HostService: what an orchestrator may do. Whoever reaches it

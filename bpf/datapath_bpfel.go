@@ -68,6 +68,30 @@ type DatapathEpochs struct {
 	Epoch [256]uint64
 }
 
+type DatapathEvent struct {
+	_      structs.HostLayout
+	Time   uint64
+	Source struct {
+		_    structs.HostLayout
+		High uint64
+		Low  uint64
+	}
+	Destination struct {
+		_    structs.HostLayout
+		High uint64
+		Low  uint64
+	}
+	Ifindex    uint32
+	Length     uint32
+	Host       uint32
+	Reason     DatapathDropReason
+	Kind       uint8
+	Way        uint8
+	NextHeader uint8
+	HopLimit   uint8
+	Reserved   uint32
+}
+
 type DatapathEventsLostCause uint32
 
 const (

@@ -41,6 +41,7 @@ func (f File) Check(s Surroundings) (Config, error) {
 		Cluster:    c.cluster(f.Store.Cluster),
 		Sizes:      c.sizes(f.Sizes),
 		Quarantine: c.quarantine(f.Quarantine),
+		Metrics:    c.metrics(f.Metrics),
 		LogLevel:   c.logLevel(f.LogLevel),
 	}
 	for i, e := range f.Store.Endpoints {
@@ -237,6 +238,17 @@ func (c *checker) quarantine(text string) time.Duration {
 		c.wrong("quarantine", text, "must be a duration above zero, such as 1h or 90s")
 	}
 	return d
+}
+
+func (c *checker) metrics(text string) netip.AddrPort {
+	if text == "" {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddrPort(text)
+	if err != nil || a.Port() == 0 {
+		c.wrong("metrics", text, "must be an address and a port, such as [::1]:9446")
+	}
+	return a
 }
 
 func (c *checker) logLevel(text string) slog.Level {

@@ -31,6 +31,8 @@ type Config struct {
 	Endpoints []string // URLs of the fleet's store; none: standalone
 	Cluster   string   // the fleet's name in it
 
+	Metrics netip.AddrPort // where Prometheus is answered; the zero AddrPort: on Socket only
+
 	Sizes      nat.Sizes     // of the kernel's maps
 	Quarantine time.Duration // before the id of a destroyed machine is used again
 	LogLevel   slog.Level

@@ -112,6 +112,7 @@ underlay: {device: eth0, address: "fd00:6d::1", port: 7000}
 store: {endpoints: ["http://[fd00:6d::ffff]:2379", "http://etcd2:2379/"], cluster: lab}
 sizes: {machines: 10, blocks: 30, hosts: 40}
 quarantine: 90s
+metrics: "[::1]:9446"
 log_level: debug
 `)
 	if err != nil {
@@ -127,6 +128,7 @@ log_level: debug
 		UnderlayDevice: "eth0", UnderlayAddress: netip.MustParseAddrPort("[fd00:6d::1]:7000"),
 		Endpoints: []string{"http://[fd00:6d::ffff]:2379", "http://etcd2:2379"}, Cluster: "lab",
 		Sizes:      nat.Sizes{Machines: 10, Blocks: 30, Hosts: 40},
+		Metrics:    netip.MustParseAddrPort("[::1]:9446"),
 		Quarantine: 90 * time.Second, LogLevel: slog.LevelDebug,
 	}
 	if d := diff(want, got); d != "" {
@@ -175,6 +177,8 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"sizes: {hosts: many}", `sizes.hosts "many": must be a number from 1 to 65535`},
 		{"quarantine: 1", `quarantine "1": must be a duration above zero`},
 		{"quarantine: 0s", `quarantine "0s": must be a duration above zero`},
+		{"metrics: 9446", `metrics "9446": must be an address and a port`},
+		{"metrics: '[::1]:0'", `metrics "[::1]:0": must be an address and a port`},
 		{"log_level: loud", `log_level "loud": must be debug, info, warn or error`},
 		{"\nhosts: 1", `line 2: unknown field hosts`},
 		{"underlay:\n  mtu: 1500", `line 2: unknown field mtu`},

@@ -26,6 +26,7 @@ type File struct {
 	Store      Store    `yaml:"store,omitempty"`
 	Sizes      Sizes    `yaml:"sizes,omitempty"`
 	Quarantine string   `yaml:"quarantine,omitempty"`
+	Metrics    string   `yaml:"metrics,omitempty"`
 	LogLevel   string   `yaml:"log_level,omitempty"`
 }
 

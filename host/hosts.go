@@ -107,7 +107,7 @@ func (a *Agent) ensureHosts() error {
 	if err := a.ensureNeighbours(); err != nil {
 		errs = append(errs, err)
 	}
-	for h := range a.gateways {
+	for _, h := range slices.Sorted(maps.Keys(a.gateways)) {
 		if err := a.NextHops.PutHost(a.nextHop(h)); err != nil {
 			errs = append(errs, fmt.Errorf("host %d: %w", h, err))
 		}

@@ -36,7 +36,7 @@ func (m *Map) account(l Local) {
 // keepBlocks gets this host another block whenever three quarters of its ids are in use, so that creating a machine does
 // not wait for the store. A block of this host whose record has gone from the store is published again.
 func (m *Map) keepBlocks(ctx context.Context) error {
-	wait := retryPause
+	wait, said := retryPause, ""
 	for {
 		err := m.republishBlocks(ctx)
 		wanted := m.wantsBlock()
@@ -47,7 +47,10 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			m.Logger.Warn("blocks not kept, trying again", "error", err)
+			if err.Error() != said { // a trouble that lasts is told once
+				m.Logger.Warn("blocks not kept, trying again", "error", err)
+				said = err.Error()
+			}
 			if err := pause(ctx, wait); err != nil {
 				return err
 			}
@@ -56,7 +59,7 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 		case wanted:
 			continue // until they suffice
 		}
-		wait = retryPause
+		wait, said = retryPause, ""
 		select {
 		case <-m.leaseWanted:
 		case <-ctx.Done():
@@ -72,14 +75,17 @@ func (m *Map) wantsBlock() bool {
 }
 
 // leaseBlock claims the lowest block that nobody has, if another one is wanted. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),
-// addr.ErrExhausted.
+// addr.ErrExhausted, nat.ErrFull.
 func (m *Map) leaseBlock(ctx context.Context) error {
 	for {
 		entries, _, err := m.Fleet.List(ctx, blocksPrefix)
 		if err != nil {
 			return fmt.Errorf("list blocks: %w", err)
 		}
-		if m.recognise(entries); !m.wantsBlock() {
+		if err := m.recognise(entries); err != nil {
+			return err
+		}
+		if !m.wantsBlock() {
 			return nil
 		}
 		b := Block{Block: lowestFree(entries), Home: m.Self.ID, Epoch: 1}
@@ -95,15 +101,14 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 			return fmt.Errorf("lease block %d: %w", b.Block, err)
 		}
 		m.Logger.Info("block leased", "block", b.Block)
-		m.mu.Lock()
-		defer m.mu.Unlock()
 		// The watch brings it too; ids are wanted now.
-		return m.apply([]Entry{{Key: key, Value: encode(b), ModRevision: revision}})
+		return m.recognise([]Entry{{Key: key, Value: encode(b), ModRevision: revision}})
 	}
 }
 
-// recognise applies what was leased for this host with an outcome unknown at the time.
-func (m *Map) recognise(entries []Entry) {
+// recognise applies what was leased for this host with an outcome unknown at the time, or could not be applied then. Its
+// error means that there is a block which cannot be used yet: another one could not either.
+func (m *Map) recognise(entries []Entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range entries {
@@ -112,9 +117,10 @@ func (m *Map) recognise(entries []Entry) {
 			continue
 		}
 		if err := m.apply([]Entry{e}); err != nil {
-			m.Logger.Warn("block not taken yet", "block", b.Block, "error", err) // the watch brings it again
+			return fmt.Errorf("take block %d: %w", b.Block, err)
 		}
 	}
+	return nil
 }
 
 func lowestFree(blocks []Entry) addr.Block {

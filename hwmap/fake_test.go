@@ -22,7 +22,7 @@ type kernel struct {
 	machines map[addr.ID]nat.Machine
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
-	room     int // for entries of each kind; 0: enough
+	room     int // for entries of each kind; 0: enough, below: none
 }
 
 func newKernel(host addr.Host, seen func(nat.Machine)) *kernel {
@@ -65,8 +65,8 @@ func (k *kernel) limit(room int) {
 }
 
 func (k *kernel) full(entries int) error {
-	if k.room > 0 && entries >= k.room {
-		return nat.ErrFull
+	if k.room != 0 && entries >= k.room {
+		return fmt.Errorf("%w: it has %d entries", nat.ErrFull, entries)
 	}
 	return nil
 }
@@ -74,6 +74,11 @@ func (k *kernel) full(entries int) error {
 func (k *kernel) AttachPort(ifindex int, s addr.Stable) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if _, ok := k.ports[ifindex]; !ok {
+		if err := k.full(len(k.ports)); err != nil {
+			return err
+		}
+	}
 	k.ports[ifindex] = s
 	return nil
 }
@@ -185,6 +190,11 @@ func (k *kernel) MovedEntries() ([]nat.Moved, error) {
 func (k *kernel) PutBlock(b nat.Block) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if _, ok := k.blocks[b.Block]; !ok {
+		if err := k.full(len(k.blocks)); err != nil {
+			return err
+		}
+	}
 	k.blocks[b.Block] = b
 	return nil
 }

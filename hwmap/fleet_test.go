@@ -30,6 +30,7 @@ type fleet struct {
 	mu         sync.Mutex // guards all below
 	fault      func(host addr.Host, what string) fault
 	delay      func() time.Duration
+	held       map[addr.Host]chan struct{}      // whose watch is held back
 	delivering map[addr.ID]map[addr.Host]uint64 // which kernels deliver, and at which epoch
 }
 
@@ -53,13 +54,34 @@ type server struct {
 	done   chan error
 }
 
-// logs fails the test on errors that nobody expects.
-type logs struct{ t *testing.T }
+// logs are what a server's daemons say. It is shown with a test that fails.
+type logs struct {
+	t  *testing.T
+	mu sync.Mutex // guards lines
+
+	lines []string
+}
 
 func (l *logs) Write(p []byte) (int, error) {
 	l.t.Helper()
-	l.t.Log(strings.TrimSpace(string(p)))
+	line := strings.TrimSpace(string(p))
+	l.t.Log(line)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
 	return len(p), nil
+}
+
+// count returns how many lines say text.
+func (l *logs) count(text string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
 }
 
 // newFleet starts n servers.
@@ -73,7 +95,7 @@ func newFleet(t *testing.T, n int) *fleet {
 
 func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, store: store, servers: make(map[addr.Host]*server), delivering: make(map[addr.ID]map[addr.Host]uint64)}
+	f := &fleet{t: t, store: store, servers: make(map[addr.Host]*server), held: make(map[addr.Host]chan struct{}), delivering: make(map[addr.ID]map[addr.Host]uint64)}
 	f.memory, _ = store.(*memory)
 	for i := range n {
 		f.add(addr.Host(i + 1)).start()
@@ -90,7 +112,7 @@ func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
 func (f *fleet) add(id addr.Host) *server {
 	s := &server{
 		fleet: f, id: id, identity: fmt.Sprintf("identity-%d", id), truth: newMemory(), cache: newMemory(),
-		devices: newDevices(), quarantine: time.Hour, log: &logs{f.t}, turn: make(chan struct{}, 1),
+		devices: newDevices(), quarantine: time.Hour, log: &logs{t: f.t}, turn: make(chan struct{}, 1),
 	}
 	s.kernel = newKernel(id, func(m nat.Machine) { f.seen(id, m) })
 	f.servers[id] = s
@@ -127,6 +149,32 @@ func (f *fleet) slow(delay func() time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.delay = delay
+}
+
+// hold holds back what the host's watch brings, until release is called.
+func (f *fleet) hold(host addr.Host) (release func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	held := make(chan struct{})
+	f.held[host] = held
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.held, host)
+		close(held)
+	}
+}
+
+// released returns what is closed when the host's watch is not held back.
+func (f *fleet) released(host addr.Host) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if held, ok := f.held[host]; ok {
+		return held
+	}
+	free := make(chan struct{})
+	close(free)
+	return free
 }
 
 // wait lets a call take its time. Only what a Map does without holding a mutex may wait: virtual time stands still for a
@@ -183,7 +231,7 @@ func (f *fleet) call(host addr.Host, what func(context.Context, *hwmap.Map) erro
 
 // options are those of a daemon on s, and what it does to its surroundings.
 func (s *server) options() (hwmap.Options, *steps) {
-	st := &steps{host: s.id, next: s.fleet.next, wait: s.fleet.wait}
+	st := &steps{host: s.id, next: s.fleet.next, wait: s.fleet.wait, released: func() <-chan struct{} { return s.fleet.released(s.id) }}
 	return hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: cell,
 		Self: hwmap.Host{

@@ -15,11 +15,14 @@ import (
 // follow keeps the kernel's maps and the cache as the fleet's map says: it lists, then watches from there. Whenever the
 // watch breaks it lists again and applies the difference; the kernel's maps are never flushed.
 func (m *Map) follow(ctx context.Context) error {
-	wait := retryPause
+	wait, said := retryPause, ""
 	for {
 		revision, err := m.catchUp(ctx)
 		if err == nil {
-			wait = retryPause
+			if said != "" {
+				m.Logger.Info("fleet's map followed again")
+			}
+			wait, said = retryPause, ""
 			m.setFollowing(true, nil)
 			err = m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
 				return m.advance(ctx, b.Entries, b.Revision)
@@ -33,7 +36,10 @@ func (m *Map) follow(ctx context.Context) error {
 			m.Logger.Info("listing the fleet's map anew", "reason", err)
 			continue
 		}
-		m.Logger.Warn("fleet's map not followed, going on with what is known", "error", err)
+		if err.Error() != said { // a trouble that lasts is told once
+			m.Logger.Warn("fleet's map not followed, going on with what is known", "error", err)
+			said = err.Error()
+		}
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
@@ -57,16 +63,18 @@ func (m *Map) adopt(ctx context.Context, entries []Entry, revision Revision) err
 	for _, e := range entries {
 		listed[e.Key] = true
 	}
+	clear(m.fleet.ahead) // a listing is newer than what was read before it, also of a store that went back in time
 	for _, k := range m.fleet.keys() {
 		if !listed[k] {
-			entries = append(entries, Entry{Key: k})
+			entries = append(entries, Entry{Key: k, ModRevision: revision})
 		}
 	}
 	m.mu.Unlock()
-	if err := m.advance(ctx, entries, revision); err != nil {
-		return err
+	err := m.advance(ctx, entries, revision)
+	if err == nil || errors.Is(err, nat.ErrFull) { // then strays may be what takes the room
+		err = errors.Join(err, m.dropStrays())
 	}
-	if err := m.dropStrays(); err != nil {
+	if err != nil {
 		return err
 	}
 	m.unsettled.add(m.unrecorded()...)
@@ -94,19 +102,25 @@ func (m *Map) unrecorded() []addr.Machine {
 // take it all, the revision stands still: other hosts must not rely on it.
 func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) error {
 	m.mu.Lock()
-	entries = m.keepOwn(entries)
+	entries = m.keepOwn(m.notOutdated(entries))
 	err := m.apply(entries)
 	if err == nil {
 		m.fleet.revision = revision
+		m.catchUpWithAhead()
 	}
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if m.Cache == nil {
+	return m.cache(ctx, entries, Write{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)})
+}
+
+// cache writes entries into the cache, if there is one, and more with them.
+func (m *Map) cache(ctx context.Context, entries []Entry, more ...Write) error {
+	if m.Cache == nil || len(entries)+len(more) == 0 {
 		return nil
 	}
-	t := Txn{Then: []Write{{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}}}
+	t := Txn{Then: more}
 	for _, e := range entries {
 		t.Then = append(t.Then, Write{Key: e.Key, Value: e.Value})
 	}
@@ -131,9 +145,11 @@ func (m *Map) keepOwn(entries []Entry) []Entry {
 	})
 }
 
-// apply brings entries into the view and the kernel's maps. The caller holds mu.
+// apply brings entries into the view and the kernel's maps. Where a map is full, what has room is applied all the same.
+// The caller holds mu.
 func (m *Map) apply(entries []Entry) error {
 	var errs []error
+	full := 0
 	hostsChanged := false
 	for _, e := range entries {
 		var err error
@@ -153,9 +169,16 @@ func (m *Map) apply(entries []Entry) error {
 			m.Logger.Error("record left alone", "error", err)
 		case errors.Is(err, nat.ErrStale): // a lower epoch always loses
 			m.Logger.Error("the store is older than the kernel's maps; was it restored from a backup?", "key", e.Key, "error", err)
+		case errors.Is(err, nat.ErrFull):
+			if full++; full == 1 {
+				errs = append(errs, fmt.Errorf("apply %s: %w", e.Key, err))
+			}
 		case err != nil:
 			errs = append(errs, fmt.Errorf("apply %s: %w", e.Key, err))
 		}
+	}
+	if full > 1 {
+		errs = append(errs, fmt.Errorf("%d records more have no room either", full-1))
 	}
 	if hostsChanged {
 		if err := m.Ports.SetHosts(m.otherHosts()); err != nil {
@@ -194,15 +217,14 @@ func (m *Map) applyBlock(e Entry) error {
 	if now == nil {
 		return m.Datapath.DeleteBlock(m.Cell, block)
 	}
-	if err := m.Datapath.PutBlock(nat.Block{Cell: m.Cell, Block: block, Home: now.Home}); err != nil {
-		return err
+	errs := []error{m.Datapath.PutBlock(nat.Block{Cell: m.Cell, Block: block, Home: now.Home})}
+	if errs[0] == nil {
+		m.issueFrom(*now)
 	}
-	m.issueFrom(*now)
 	if before.Home == now.Home {
-		return nil
+		return errs[0]
 	}
 	// Who counts as moved depends on the home.
-	var errs []error
 	for number, r := range m.fleet.machines {
 		if number.Block() == block {
 			errs = append(errs, m.routeTo(number, &r, r.Epoch))

@@ -62,6 +62,13 @@ func (q *queue[K]) add(ks ...K) {
 	wish(q.waker())
 }
 
+// len is how many wait.
+func (q *queue[K]) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.wanted)
+}
+
 // take waits until there is one and takes it, or returns ctx's error.
 func (q *queue[K]) take(ctx context.Context) (K, error) {
 	for {

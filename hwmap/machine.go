@@ -212,6 +212,20 @@ func (m *Map) Machine(name string) (MachineView, error) {
 	return MachineView{}, m.unknown(name)
 }
 
+// NameOf returns the name of a machine that this host knows by its id.
+func (m *Map) NameOf(id addr.ID) (string, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if id.Cell != m.Cell {
+		return "", false
+	}
+	if l, ok := m.local[id.Machine]; ok && l.holdsName() {
+		return l.Name, true
+	}
+	r, ok := m.fleet.machines[id.Machine]
+	return r.Name, ok && !r.Destroyed
+}
+
 // remote is what this host says of a machine that is on another.
 func remote(r Machine) Local {
 	return Local{Machine: r.Machine, Name: r.Name, Network: r.Network, Epoch: r.Epoch}

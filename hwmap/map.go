@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"ip6d/addr"
 	"ip6d/nat"
@@ -100,8 +102,12 @@ type Map struct {
 
 	unsettled queue[addr.Machine] // machines whose record is to be read again; see settle.go
 	hints     queue[hint]         // for other hosts; see hint.go
+	astray    *rate.Limiter       // of hints about packets that went astray
+	rereads   rereads             // what other hosts' hints ask for; see reread.go
 	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied. Each holds one wish.
 	leaseWanted, appliedWanted chan struct{}
+
+	hintsSent, hintsHeeded atomic.Uint64
 
 	mu        sync.Mutex // guards what follows; never held across a call to a store or a peer
 	local     map[addr.Machine]Local
@@ -121,6 +127,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		Options:       o,
 		standalone:    o.Fleet == o.Truth,
 		gate:          &gate{Store: o.Fleet, why: errNotJoined},
+		astray:        rate.NewLimiter(astrayRate, astrayRate),
 		leaseWanted:   make(chan struct{}, 1),
 		appliedWanted: make(chan struct{}, 1),
 		local:         make(map[addr.Machine]Local),
@@ -134,18 +141,27 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.restoreCache(ctx); err != nil {
+	if err := m.restoreCache(ctx); errors.Is(err, nat.ErrFull) {
+		m.Logger.Warn("fleet's map not restored whole", "error", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("restore the fleet's map: %w", err)
 	}
 	if err := m.restoreTruth(ctx); err != nil {
 		return nil, fmt.Errorf("restore this host's machines: %w", err)
 	}
 	_, err = m.catchUp(ctx)
+	if errors.Is(err, nat.ErrFull) { // for what this host knows of others; its own machines are better served than not
+		m.Logger.Warn("fleet's map not followed, going on with what has room", "error", err)
+		m.setFollowing(false, err)
+		err = nil
+	}
 	if err == nil && !known { // the store has this host now, so the database is its
 		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.Owner())}}})
 	}
 	if err == nil && m.allocator.Size() == 0 {
-		err = m.leaseBlock(ctx)
+		if err = m.leaseBlock(ctx); errors.Is(err, nat.ErrFull) {
+			err = nil // Run tells it, and tries again
+		}
 	}
 	record, joined := m.fleet.hosts[o.Self.ID]
 	cutOff := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrInDoubt)
@@ -165,7 +181,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
-		m.follow, m.settle, m.deliverHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive,
+		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

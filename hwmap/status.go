@@ -11,6 +11,9 @@ type Status struct {
 	Machines  map[LocalState]int
 	InDoubt   []string // names of machines
 	IDsFree   int      // in this host's blocks
+
+	HintsSent   uint64 // that other hosts took: what they know of a machine may be old
+	HintsHeeded uint64 // of other hosts, upon which a record was read
 }
 
 // Status returns the state of the map now.
@@ -20,6 +23,7 @@ func (m *Map) Status() Status {
 	s := Status{
 		Self: m.Self, Following: m.fleet.following, Revision: m.fleet.revision, StoreErr: m.fleet.err,
 		Machines: make(map[LocalState]int), IDsFree: m.allocator.Free(),
+		HintsSent: m.hintsSent.Load(), HintsHeeded: m.hintsHeeded.Load(),
 	}
 	s.Self.State = m.state
 	for _, l := range m.local {

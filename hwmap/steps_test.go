@@ -30,8 +30,10 @@ var errDead = fmt.Errorf("%w: this daemon is dead", hwmap.ErrUnavailable)
 type steps struct {
 	next func(host addr.Host, what string) fault
 	wait func()
-	host addr.Host
-	die  func()
+	// released is closed while the host's watch is not held back
+	released func() <-chan struct{}
+	host     addr.Host
+	die      func()
 
 	mu   sync.Mutex // guards dead
 	dead bool       // what a dead daemon still tries does not happen
@@ -125,6 +127,18 @@ func (s *steppedStore) read() error {
 		return s.alive()
 	}
 	return s.do("read "+s.name, func() error { return nil }, nil)
+}
+
+// Watch brings nothing while the host's watch is held back.
+func (s *steppedStore) Watch(ctx context.Context, prefix hwmap.Key, after hwmap.Revision, f func(hwmap.Batch) error) error {
+	return s.Store.Watch(ctx, prefix, after, func(b hwmap.Batch) error {
+		select {
+		case <-s.released():
+			return f(b)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
 }
 
 func (s *steppedStore) Commit(ctx context.Context, t hwmap.Txn) (revision hwmap.Revision, err error) {

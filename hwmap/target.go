@@ -98,13 +98,6 @@ func (m *Map) Check(number addr.Machine) (PeerView, error) {
 	}, nil
 }
 
-// Reread asks for the machine's record to be read again soon.
-func (m *Map) Reread(number addr.Machine) {
-	if _, known := m.lookup(number); known {
-		m.unsettled.add(number)
-	}
-}
-
 // arrive makes an incoming machine one that is here: r, read from the store, says that it is this host's.
 func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
 	l.State, l.From, l.Peer, l.Epoch = Here, l.Peer, 0, r.Epoch

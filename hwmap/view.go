@@ -14,7 +14,8 @@ type fleetView struct {
 	blocks   map[addr.Block]Block
 	machines map[addr.Machine]Machine
 
-	lost map[addr.Block]struct{} // this host's blocks whose records have gone from the store
+	lost  map[addr.Block]struct{} // this host's blocks whose records have gone from the store
+	ahead map[Key]Revision        // of records that were read upon a hint, while it is above revision
 
 	following bool  // whether the store is being watched
 	err       error // why not
@@ -26,6 +27,7 @@ func newFleetView() fleetView {
 		blocks:   make(map[addr.Block]Block),
 		machines: make(map[addr.Machine]Machine),
 		lost:     make(map[addr.Block]struct{}),
+		ahead:    make(map[Key]Revision),
 	}
 }
 

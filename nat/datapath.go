@@ -67,13 +67,16 @@ type Datapath struct {
 	epochs    *ebpf.Memory
 	log       *slog.Logger
 	names     []string // of drops, by reason
+	ways      []string // of programs, by enum way
 	objects   bpf.DatapathObjects
 	hooks     hooks
 
-	mu        sync.Mutex            // guards reading, comparing and writing an entry as one step, and what follows
-	counts    map[addr.Block]counts // of the blocks of this cell that have any
-	ports     map[int]uint32        // where each device is in `ports`
-	slots     map[addr.Host]uint32  // where each host is in `hosts`
+	mu        sync.Mutex              // guards reading, comparing and writing an entry as one step, and what follows
+	counts    map[addr.Block]counts   // of the blocks of this cell that have any
+	total     counts                  // of all blocks and cells
+	homes     map[addr.Block]struct{} // the blocks that have an entry
+	ports     map[int]uint32          // where each device is in `ports`
+	slots     map[addr.Host]uint32    // where each host is in `hosts`
 	slotTaken map[uint32]bool
 	nextSlot  uint32 // none below is free
 }
@@ -105,6 +108,10 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 	if err != nil {
 		return nil, err
 	}
+	ways, err := enumNames(spec.Types, "way", "")
+	if err != nil {
+		return nil, err
+	}
 	if err := spec.Variables[bpf.DatapathVarOwn].Set(settings); err != nil {
 		return nil, fmt.Errorf("set the programs' settings: %w", err)
 	}
@@ -119,7 +126,9 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 		monotonic: o.Monotonic,
 		log:       o.Logger,
 		names:     names,
+		ways:      ways,
 		counts:    make(map[addr.Block]counts),
+		homes:     make(map[addr.Block]struct{}),
 		ports:     make(map[int]uint32),
 		slots:     make(map[addr.Host]uint32),
 		slotTaken: make(map[uint32]bool),

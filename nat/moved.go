@@ -160,7 +160,11 @@ func (d *Datapath) PutBlock(b Block) error {
 	if err != nil {
 		return fmt.Errorf("block %d: %w", b.Block, err)
 	}
-	return d.writeBlock(b.Block, bpf.DatapathBlock{Home: uint32(b.Home), Slot: slot}, d.counts[b.Block])
+	if err := d.writeBlock(b.Block, bpf.DatapathBlock{Home: uint32(b.Home), Slot: slot}, d.counts[b.Block]); err != nil {
+		return err
+	}
+	d.homes[b.Block] = struct{}{}
+	return nil
 }
 
 // DeleteBlock deletes an entry of `blocks`. That there is none is no error.
@@ -170,7 +174,11 @@ func (d *Datapath) DeleteBlock(c addr.Cell, b addr.Block) error {
 	if c != d.cell || d.checkBlock(b) != nil {
 		return nil
 	}
-	return d.writeBlock(b, bpf.DatapathBlock{}, d.counts[b])
+	if err := d.writeBlock(b, bpf.DatapathBlock{}, d.counts[b]); err != nil {
+		return err
+	}
+	delete(d.homes, b)
+	return nil
 }
 
 // Blocks lists `blocks`, in no order.
@@ -207,6 +215,7 @@ func (d *Datapath) counted(id addr.ID, more counts, put func() error) error {
 // looked for.
 func (d *Datapath) count(id addr.ID, more counts) error {
 	if id.Cell != d.cell {
+		d.total = d.total.plus(more)
 		return nil
 	}
 	block := id.Machine.Block()
@@ -214,6 +223,7 @@ func (d *Datapath) count(id addr.ID, more counts) error {
 	if err := d.writeCounts(block, now); err != nil {
 		return err
 	}
+	d.total = d.total.plus(more)
 	if now == (counts{}) {
 		delete(d.counts, block)
 	} else {
@@ -249,12 +259,14 @@ func (d *Datapath) readCounts() error {
 		}
 		if n != 0 {
 			d.counts[addr.Block(number)] = counts{moved: n}
+			d.total.moved += n
 		}
 	})
 	if err != nil {
 		return err
 	}
 	err = list(d.objects.Machines, bpf.DatapathMapMachines, func(k bpf.DatapathMachineId, _ bpf.DatapathMachine) {
+		d.total.here++
 		if id := machineID(k); id.Cell == d.cell {
 			d.counts[id.Machine.Block()] = d.counts[id.Machine.Block()].plus(counts{here: 1})
 		}
@@ -264,6 +276,9 @@ func (d *Datapath) readCounts() error {
 	}
 	var wrong []addr.Block
 	err = list(d.objects.Blocks, bpf.DatapathMapBlocks, func(number uint32, v bpf.DatapathBlock) {
+		if v.Home != 0 {
+			d.homes[addr.Block(number)] = struct{}{}
+		}
 		if block := addr.Block(number); d.counts[block] != (counts{int(v.Moved), int(v.Here)}) {
 			wrong = append(wrong, block)
 		}

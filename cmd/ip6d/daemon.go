@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"time"
 
@@ -27,6 +28,7 @@ type daemon struct {
 	truth, fleet, cache hwmap.Store // standalone, the fleet's store is the truth and there is no cache
 	kernel              kernelSide
 	hwmap               *hwmap.Map
+	events              nat.Feed
 
 	closers []func() error // of what was opened, in that order
 }
@@ -103,7 +105,7 @@ func (d *daemon) openMap(ctx context.Context) error {
 	if d.hwmap, err = hwmap.Open(ctx, o); err != nil {
 		return err
 	}
-	d.tasks = append(d.tasks, d.kernel.agent, mapTask{d.hwmap})
+	d.tasks = append(d.tasks, d.kernel.agent, mapTask{d.hwmap}, &eventsTask{d.kernel.datapath, d.config.Plan, &d.events, d.hwmap})
 	d.kernel.takeLosses(ctx, d.hwmap)
 	return nil
 }
@@ -116,8 +118,23 @@ func (d *daemon) listen(ctx context.Context) error {
 		return err
 	}
 	d.opened(l.Close)
-	handler := api.NewHandler(api.HandlerOptions{Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Drops: d.kernel.drops, Firewall: d.kernel.agent.FirewallWarnings})
-	d.tasks = append(d.tasks, newServer("API", api.NewServer(handler, d.log), l, carries))
+	mux := http.NewServeMux()
+	mux.Handle("/", api.NewHandler(api.HandlerOptions{
+		Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Datapath: d.kernel.datapath, Events: &d.events,
+		Firewall: d.kernel.agent.FirewallWarnings,
+	}))
+	metrics := d.metricsHandler()
+	mux.Handle(metricsPath, metrics)
+	d.tasks = append(d.tasks, newServer("API", api.NewServer(mux, d.log), l, carries))
+	if d.config.Metrics.IsValid() {
+		if l, err = listenMetrics(ctx, d.config.Metrics); err != nil {
+			return err
+		}
+		d.opened(l.Close)
+		mux := http.NewServeMux() // and nothing else: who may look at numbers may not change machines
+		mux.Handle(metricsPath, metrics)
+		d.tasks = append(d.tasks, newServer("metrics", api.NewServer(mux, d.log), l, carries))
+	}
 	if d.config.Standalone() {
 		return nil
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -122,17 +121,4 @@ func (k *kernelSide) takeLosses(ctx context.Context, m *hwmap.Map) {
 			}
 		})
 	}
-}
-
-// drops returns the number of dropped packets by reason.
-func (k *kernelSide) drops() (map[string]uint64, error) {
-	all, err := k.datapath.Drops()
-	if err != nil {
-		return nil, fmt.Errorf("count drops: %w", err)
-	}
-	drops := make(map[string]uint64, len(all))
-	for _, d := range all {
-		drops[d.Reason] = d.Packets
-	}
-	return drops, nil
 }

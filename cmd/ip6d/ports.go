@@ -87,6 +87,9 @@ func (p *ports) SetHosts(hosts []hwmap.Host) error {
 		peers[i] = host.Peer{Host: h.ID, Underlay: h.Underlay}
 	}
 	if err := p.agent.SetHosts(peers); err != nil {
+		if errors.Is(err, nat.ErrFull) { // which is not the agent's to heal
+			return err
+		}
 		p.log.Warn("not every host can be reached", "error", err)
 	}
 	return nil

@@ -83,6 +83,8 @@ func newRootCommand(c *cli) *cobra.Command {
 		newMigrateCommand(c),
 		newHostCommand(c),
 		newStatusCommand(c),
+		newDropsCommand(c),
+		newMonitorCommand(c),
 		newLabCommand(c),
 		newAddrCommand(c),
 	)

@@ -47,6 +47,7 @@ go on; started again, it takes up where it was.`,
 		{"sizes-blocks", "room for blocks of the fleet", func(f *config.File) *string { return &f.Sizes.Blocks }},
 		{"sizes-hosts", "room for hosts of the fleet", func(f *config.File) *string { return &f.Sizes.Hosts }},
 		{"quarantine", "how long the id of a destroyed machine is not used again", func(f *config.File) *string { return &f.Quarantine }},
+		{"metrics", "address and port for Prometheus, such as [::1]:9446 (default: on the socket only)", func(f *config.File) *string { return &f.Metrics }},
 		{"log-level", "debug, info, warn or error", func(f *config.File) *string { return &f.LogLevel }},
 	} {
 		flags.Func(f.name, f.usage, func(value string) error {

@@ -26,6 +26,13 @@ type statusAnswer struct {
 	IDsFree    uint32            `json:"ids_free"`
 	Drops      map[string]uint64 `json:"drops"` // packets, by reason
 	Firewall   []string          `json:"firewall"`
+
+	Maps map[string]fillAnswer `json:"maps"` // how full the kernel's maps are, by name
+}
+
+type fillAnswer struct {
+	Entries uint32 `json:"entries"`
+	Size    uint32 `json:"size"`
 }
 
 func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
@@ -33,7 +40,11 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		Version: r.Version, Host: newHostAnswer(r.Host), Standalone: len(r.Endpoints) == 0,
 		Endpoints: append([]string{}, r.Endpoints...), Following: r.Following, Revision: r.Revision,
 		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
-		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Firewall: append([]string{}, r.Firewall...),
+		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Maps: map[string]fillAnswer{},
+		Firewall: append([]string{}, r.Firewall...),
+	}
+	for _, f := range r.Maps {
+		a.Maps[f.Map] = fillAnswer{f.Entries, f.Size}
 	}
 	maps.Copy(a.Machines, r.Machines)
 	for _, d := range r.Drops {
@@ -48,7 +59,7 @@ func newStatusCommand(c *cli) *cobra.Command {
 		Short: "Show the state of this host's daemon and its datapath",
 		Long: `Show the state of this host's daemon and its datapath.
 
-What was dropped is counted by reason. The section "Why packets are dropped" of docs/ARCHITECTURE.md says what each means.`,
+What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each means.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.GetStatusRequest, ip6dv1.GetStatusResponse] {
@@ -67,6 +78,7 @@ What was dropped is counted by reason. The section "Why packets are dropped" of 
 					t.row("in doubt", strings.Join(a.InDoubt, ", "))
 				}
 				t.row("ids free", a.IDsFree)
+				t.row("maps", a.fill())
 				for _, f := range a.Firewall {
 					t.row("firewall", f)
 				}
@@ -88,6 +100,15 @@ func (a statusAnswer) store() string {
 	default:
 		return fmt.Sprintf("%s, not followed yet", endpoints)
 	}
+}
+
+// fill writes how full the maps are, ordered by name.
+func (a statusAnswer) fill() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(a.Maps)) {
+		parts = append(parts, fmt.Sprintf("%s %d of %d", name, a.Maps[name].Entries, a.Maps[name].Size))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // counted writes what was counted, ordered by name; nothing was counted: none.

@@ -25,6 +25,10 @@ type stub struct {
 	outcome ip6dv1.Outcome
 	refuse  error // what every call fails with
 	asked   any
+
+	drops   []*ip6dv1.GetDropsResponse // one after the other, the last again and again
+	monitor []*ip6dv1.MonitorDropsResponse
+	stop    bool // the stream ends after these
 }
 
 // machines are what every stub has.
@@ -99,8 +103,33 @@ func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusR
 		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable",
 		Machines: map[string]uint32{"here": 3, "away": 1}, InDoubt: []string{"web1"}, IdsFree: 200,
 		Drops:    []*ip6dv1.Drop{{Reason: "not_here", Packets: 9007199254740993}},
+		Maps:     []*ip6dv1.MapFill{{Map: "moved", Entries: 3, Size: 512}, {Map: "blocks", Entries: 1, Size: 2}},
 		Firewall: []string{"rule 1 stops errors"},
 	})
+}
+
+func (s *stub) GetDrops(_ context.Context, q *connect.Request[ip6dv1.GetDropsRequest]) (*connect.Response[ip6dv1.GetDropsResponse], error) {
+	now := s.drops[0]
+	if len(s.drops) > 1 {
+		s.drops = s.drops[1:]
+	}
+	return reply(s, q, now)
+}
+
+func (s *stub) MonitorDrops(ctx context.Context, q *connect.Request[ip6dv1.MonitorDropsRequest], to *connect.ServerStream[ip6dv1.MonitorDropsResponse]) error {
+	if _, err := reply(s, q, &ip6dv1.MonitorDropsResponse{}); err != nil {
+		return err
+	}
+	for _, m := range s.monitor {
+		if err := to.Send(m); err != nil {
+			return err
+		}
+	}
+	if s.stop {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // startStub serves a stub until the test ends, and returns its socket.

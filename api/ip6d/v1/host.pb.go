@@ -9,6 +9,7 @@ package ip6dv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -336,9 +337,11 @@ func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 
 // Drop is one reason why packets were dropped.
 type Drop struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	Packets       uint64                 `protobuf:"varint,2,opt,name=packets,proto3" json:"packets,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Reason  string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Packets uint64                 `protobuf:"varint,2,opt,name=packets,proto3" json:"packets,omitempty"`
+	// What the reason means, in a line.
+	Meaning       string `protobuf:"bytes,3,opt,name=meaning,proto3" json:"meaning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +390,409 @@ func (x *Drop) GetPackets() uint64 {
 	return 0
 }
 
+func (x *Drop) GetMeaning() string {
+	if x != nil {
+		return x.Meaning
+	}
+	return ""
+}
+
+type GetDropsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDropsRequest) Reset() {
+	*x = GetDropsRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDropsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDropsRequest) ProtoMessage() {}
+
+func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
+func (*GetDropsRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{7}
+}
+
+type GetDropsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packets dropped since the maps were made, for every reason, also those that never occurred.
+	Drops []*Drop `protobuf:"bytes,1,rep,name=drops,proto3" json:"drops,omitempty"`
+	// Drops that nobody who monitors gets to see, since the maps were made.
+	Missed        *MissedDrops `protobuf:"bytes,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDropsResponse) Reset() {
+	*x = GetDropsResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDropsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDropsResponse) ProtoMessage() {}
+
+func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
+func (*GetDropsResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetDropsResponse) GetDrops() []*Drop {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *GetDropsResponse) GetMissed() *MissedDrops {
+	if x != nil {
+		return x.Missed
+	}
+	return nil
+}
+
+type MonitorDropsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only drops for these reasons; none: for every reason.
+	Reasons []string `protobuf:"bytes,1,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// Only drops of packets from or to this machine: its name, one of its addresses, its number, or CELL/MACHINE.
+	Machine string `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	// Only drops of packets from or to this network; absent: of every network.
+	Network       *uint32 `protobuf:"varint,3,opt,name=network,proto3,oneof" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorDropsRequest) Reset() {
+	*x = MonitorDropsRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorDropsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorDropsRequest) ProtoMessage() {}
+
+func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorDropsRequest.ProtoReflect.Descriptor instead.
+func (*MonitorDropsRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MonitorDropsRequest) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *MonitorDropsRequest) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *MonitorDropsRequest) GetNetwork() uint32 {
+	if x != nil && x.Network != nil {
+		return *x.Network
+	}
+	return 0
+}
+
+type MonitorDropsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A packet that was refused; absent: this message only tells of missed ones.
+	Drop *DropEvent `protobuf:"bytes,1,opt,name=drop,proto3" json:"drop,omitempty"`
+	// Drops since the last message that tells of some, which the stream does not show; absent: there are none. All but
+	// too_slow are of every reason, machine and network.
+	Missed        *MissedDrops `protobuf:"bytes,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorDropsResponse) Reset() {
+	*x = MonitorDropsResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorDropsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorDropsResponse) ProtoMessage() {}
+
+func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorDropsResponse.ProtoReflect.Descriptor instead.
+func (*MonitorDropsResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MonitorDropsResponse) GetDrop() *DropEvent {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+func (x *MonitorDropsResponse) GetMissed() *MissedDrops {
+	if x != nil {
+		return x.Missed
+	}
+	return nil
+}
+
+// MissedDrops is how many drops were not shown one by one, and why.
+type MissedDrops struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// More at once than are told of one by one.
+	Sampled uint64 `protobuf:"varint,1,opt,name=sampled,proto3" json:"sampled,omitempty"`
+	// The datapath's queue of events was full: the daemon was down or too slow.
+	RingFull uint64 `protobuf:"varint,2,opt,name=ring_full,json=ringFull,proto3" json:"ring_full,omitempty"`
+	// The caller was too slow.
+	TooSlow       uint64 `protobuf:"varint,3,opt,name=too_slow,json=tooSlow,proto3" json:"too_slow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissedDrops) Reset() {
+	*x = MissedDrops{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissedDrops) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissedDrops) ProtoMessage() {}
+
+func (x *MissedDrops) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissedDrops.ProtoReflect.Descriptor instead.
+func (*MissedDrops) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MissedDrops) GetSampled() uint64 {
+	if x != nil {
+		return x.Sampled
+	}
+	return 0
+}
+
+func (x *MissedDrops) GetRingFull() uint64 {
+	if x != nil {
+		return x.RingFull
+	}
+	return 0
+}
+
+func (x *MissedDrops) GetTooSlow() uint64 {
+	if x != nil {
+		return x.TooSlow
+	}
+	return 0
+}
+
+// DropEvent is a packet that was refused.
+type DropEvent struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Time   *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The program that refused it: from_machine, from_underlay, from_stack or from_elsewhere.
+	Way string `protobuf:"bytes,3,opt,name=way,proto3" json:"way,omitempty"`
+	// The device that it came in by, or was about to leave by where that is from_elsewhere; empty when it has gone.
+	Device string `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
+	// The packet's addresses as it came; empty where it is not IPv6, or could not be read.
+	Source      string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,6,opt,name=destination,proto3" json:"destination,omitempty"`
+	// The machines of this packet, where this host knows their names. The first is the one that sent it: also where the
+	// source is not its address.
+	SourceMachine      string `protobuf:"bytes,7,opt,name=source_machine,json=sourceMachine,proto3" json:"source_machine,omitempty"`
+	DestinationMachine string `protobuf:"bytes,8,opt,name=destination_machine,json=destinationMachine,proto3" json:"destination_machine,omitempty"`
+	// Of the IPv6 header.
+	NextHeader uint32 `protobuf:"varint,9,opt,name=next_header,json=nextHeader,proto3" json:"next_header,omitempty"`
+	// Of the frame, in bytes.
+	Length        uint32 `protobuf:"varint,10,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropEvent) Reset() {
+	*x = DropEvent{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropEvent) ProtoMessage() {}
+
+func (x *DropEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropEvent.ProtoReflect.Descriptor instead.
+func (*DropEvent) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DropEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *DropEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DropEvent) GetWay() string {
+	if x != nil {
+		return x.Way
+	}
+	return ""
+}
+
+func (x *DropEvent) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *DropEvent) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *DropEvent) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *DropEvent) GetSourceMachine() string {
+	if x != nil {
+		return x.SourceMachine
+	}
+	return ""
+}
+
+func (x *DropEvent) GetDestinationMachine() string {
+	if x != nil {
+		return x.DestinationMachine
+	}
+	return ""
+}
+
+func (x *DropEvent) GetNextHeader() uint32 {
+	if x != nil {
+		return x.NextHeader
+	}
+	return 0
+}
+
+func (x *DropEvent) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
 type GetStatusResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -408,14 +814,20 @@ type GetStatusResponse struct {
 	// Packets dropped since the maps were made, reasons that occurred only.
 	Drops []*Drop `protobuf:"bytes,10,rep,name=drops,proto3" json:"drops,omitempty"`
 	// Rules of the host's firewall that stop what the datapath needs, each with a remedy.
-	Firewall      []string `protobuf:"bytes,12,rep,name=firewall,proto3" json:"firewall,omitempty"`
+	Firewall []string `protobuf:"bytes,12,rep,name=firewall,proto3" json:"firewall,omitempty"`
+	// How full the kernel's maps are.
+	Maps []*MapFill `protobuf:"bytes,13,rep,name=maps,proto3" json:"maps,omitempty"`
+	// Hints that other hosts took from this one, since the daemon's start: that they send here what is not here.
+	HintsSent uint64 `protobuf:"varint,14,opt,name=hints_sent,json=hintsSent,proto3" json:"hints_sent,omitempty"`
+	// Hints of other hosts upon which this one read a machine's record again.
+	HintsHeeded   uint64 `protobuf:"varint,15,opt,name=hints_heeded,json=hintsHeeded,proto3" json:"hints_heeded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +839,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +852,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -520,11 +932,94 @@ func (x *GetStatusResponse) GetFirewall() []string {
 	return nil
 }
 
+func (x *GetStatusResponse) GetMaps() []*MapFill {
+	if x != nil {
+		return x.Maps
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetHintsSent() uint64 {
+	if x != nil {
+		return x.HintsSent
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetHintsHeeded() uint64 {
+	if x != nil {
+		return x.HintsHeeded
+	}
+	return 0
+}
+
+// MapFill is how full a map of the kernel is.
+type MapFill struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Map     string                 `protobuf:"bytes,1,opt,name=map,proto3" json:"map,omitempty"`
+	Entries uint32                 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	// How many it has room for.
+	Size          uint32 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapFill) Reset() {
+	*x = MapFill{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapFill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapFill) ProtoMessage() {}
+
+func (x *MapFill) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapFill.ProtoReflect.Descriptor instead.
+func (*MapFill) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MapFill) GetMap() string {
+	if x != nil {
+		return x.Map
+	}
+	return ""
+}
+
+func (x *MapFill) GetEntries() uint32 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *MapFill) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 var File_ip6d_v1_host_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\n" +
-	"\x12ip6d/v1/host.proto\x12\aip6d.v1\"\xc0\x01\n" +
+	"\x12ip6d/v1/host.proto\x12\aip6d.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x01\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\rR\x04host\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -541,10 +1036,41 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"4\n" +
 	"\x0fGetHostResponse\x12!\n" +
 	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"\x12\n" +
-	"\x10GetStatusRequest\"8\n" +
+	"\x10GetStatusRequest\"R\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\apackets\x18\x02 \x01(\x04R\apackets\"\xc3\x03\n" +
+	"\apackets\x18\x02 \x01(\x04R\apackets\x12\x18\n" +
+	"\ameaning\x18\x03 \x01(\tR\ameaning\"\x11\n" +
+	"\x0fGetDropsRequest\"e\n" +
+	"\x10GetDropsResponse\x12#\n" +
+	"\x05drops\x18\x01 \x03(\v2\r.ip6d.v1.DropR\x05drops\x12,\n" +
+	"\x06missed\x18\x02 \x01(\v2\x14.ip6d.v1.MissedDropsR\x06missed\"t\n" +
+	"\x13MonitorDropsRequest\x12\x18\n" +
+	"\areasons\x18\x01 \x03(\tR\areasons\x12\x18\n" +
+	"\amachine\x18\x02 \x01(\tR\amachine\x12\x1d\n" +
+	"\anetwork\x18\x03 \x01(\rH\x00R\anetwork\x88\x01\x01B\n" +
+	"\n" +
+	"\b_network\"l\n" +
+	"\x14MonitorDropsResponse\x12&\n" +
+	"\x04drop\x18\x01 \x01(\v2\x12.ip6d.v1.DropEventR\x04drop\x12,\n" +
+	"\x06missed\x18\x02 \x01(\v2\x14.ip6d.v1.MissedDropsR\x06missed\"_\n" +
+	"\vMissedDrops\x12\x18\n" +
+	"\asampled\x18\x01 \x01(\x04R\asampled\x12\x1b\n" +
+	"\tring_full\x18\x02 \x01(\x04R\bringFull\x12\x19\n" +
+	"\btoo_slow\x18\x03 \x01(\x04R\atooSlow\"\xc8\x02\n" +
+	"\tDropEvent\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03way\x18\x03 \x01(\tR\x03way\x12\x16\n" +
+	"\x06device\x18\x04 \x01(\tR\x06device\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x06 \x01(\tR\vdestination\x12%\n" +
+	"\x0esource_machine\x18\a \x01(\tR\rsourceMachine\x12/\n" +
+	"\x13destination_machine\x18\b \x01(\tR\x12destinationMachine\x12\x1f\n" +
+	"\vnext_header\x18\t \x01(\rR\n" +
+	"nextHeader\x12\x16\n" +
+	"\x06length\x18\n" +
+	" \x01(\rR\x06length\"\xab\x04\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -558,14 +1084,24 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\bids_free\x18\t \x01(\rR\aidsFree\x12#\n" +
 	"\x05drops\x18\n" +
 	" \x03(\v2\r.ip6d.v1.DropR\x05drops\x12\x1a\n" +
-	"\bfirewall\x18\f \x03(\tR\bfirewall\x1a;\n" +
+	"\bfirewall\x18\f \x03(\tR\bfirewall\x12$\n" +
+	"\x04maps\x18\r \x03(\v2\x10.ip6d.v1.MapFillR\x04maps\x12\x1d\n" +
+	"\n" +
+	"hints_sent\x18\x0e \x01(\x04R\thintsSent\x12!\n" +
+	"\fhints_heeded\x18\x0f \x01(\x04R\vhintsHeeded\x1a;\n" +
 	"\rMachinesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x012\xd3\x01\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"I\n" +
+	"\aMapFill\x12\x10\n" +
+	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\xe3\x02\n" +
 	"\vHostService\x12B\n" +
 	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\x12<\n" +
 	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\x12B\n" +
-	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponse\x12?\n" +
+	"\bGetDrops\x12\x18.ip6d.v1.GetDropsRequest\x1a\x19.ip6d.v1.GetDropsResponse\x12M\n" +
+	"\fMonitorDrops\x12\x1c.ip6d.v1.MonitorDropsRequest\x1a\x1d.ip6d.v1.MonitorDropsResponse0\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_host_proto_rawDescOnce sync.Once
@@ -579,35 +1115,53 @@ func file_ip6d_v1_host_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_host_proto_rawDescData
 }
 
-var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_ip6d_v1_host_proto_goTypes = []any{
-	(*Host)(nil),              // 0: ip6d.v1.Host
-	(*ListHostsRequest)(nil),  // 1: ip6d.v1.ListHostsRequest
-	(*ListHostsResponse)(nil), // 2: ip6d.v1.ListHostsResponse
-	(*GetHostRequest)(nil),    // 3: ip6d.v1.GetHostRequest
-	(*GetHostResponse)(nil),   // 4: ip6d.v1.GetHostResponse
-	(*GetStatusRequest)(nil),  // 5: ip6d.v1.GetStatusRequest
-	(*Drop)(nil),              // 6: ip6d.v1.Drop
-	(*GetStatusResponse)(nil), // 7: ip6d.v1.GetStatusResponse
-	nil,                       // 8: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*Host)(nil),                  // 0: ip6d.v1.Host
+	(*ListHostsRequest)(nil),      // 1: ip6d.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),     // 2: ip6d.v1.ListHostsResponse
+	(*GetHostRequest)(nil),        // 3: ip6d.v1.GetHostRequest
+	(*GetHostResponse)(nil),       // 4: ip6d.v1.GetHostResponse
+	(*GetStatusRequest)(nil),      // 5: ip6d.v1.GetStatusRequest
+	(*Drop)(nil),                  // 6: ip6d.v1.Drop
+	(*GetDropsRequest)(nil),       // 7: ip6d.v1.GetDropsRequest
+	(*GetDropsResponse)(nil),      // 8: ip6d.v1.GetDropsResponse
+	(*MonitorDropsRequest)(nil),   // 9: ip6d.v1.MonitorDropsRequest
+	(*MonitorDropsResponse)(nil),  // 10: ip6d.v1.MonitorDropsResponse
+	(*MissedDrops)(nil),           // 11: ip6d.v1.MissedDrops
+	(*DropEvent)(nil),             // 12: ip6d.v1.DropEvent
+	(*GetStatusResponse)(nil),     // 13: ip6d.v1.GetStatusResponse
+	(*MapFill)(nil),               // 14: ip6d.v1.MapFill
+	nil,                           // 15: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_ip6d_v1_host_proto_depIdxs = []int32{
-	0, // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
-	0, // 1: ip6d.v1.GetHostResponse.host:type_name -> ip6d.v1.Host
-	0, // 2: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	8, // 3: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	6, // 4: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	1, // 5: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
-	3, // 6: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
-	5, // 7: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	2, // 8: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4, // 9: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	7, // 10: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0,  // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
+	0,  // 1: ip6d.v1.GetHostResponse.host:type_name -> ip6d.v1.Host
+	6,  // 2: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
+	11, // 3: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	12, // 4: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
+	11, // 5: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	16, // 6: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
+	0,  // 7: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
+	15, // 8: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	6,  // 9: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	14, // 10: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	1,  // 11: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
+	3,  // 12: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
+	5,  // 13: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	7,  // 14: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	9,  // 15: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 16: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 17: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	13, // 18: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	8,  // 19: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	10, // 20: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_host_proto_init() }
@@ -615,13 +1169,14 @@ func file_ip6d_v1_host_proto_init() {
 	if File_ip6d_v1_host_proto != nil {
 		return
 	}
+	file_ip6d_v1_host_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_host_proto_rawDesc), len(file_ip6d_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,11 @@ const (
 	HostServiceGetHostProcedure = "/ip6d.v1.HostService/GetHost"
 	// HostServiceGetStatusProcedure is the fully-qualified name of the HostService's GetStatus RPC.
 	HostServiceGetStatusProcedure = "/ip6d.v1.HostService/GetStatus"
+	// HostServiceGetDropsProcedure is the fully-qualified name of the HostService's GetDrops RPC.
+	HostServiceGetDropsProcedure = "/ip6d.v1.HostService/GetDrops"
+	// HostServiceMonitorDropsProcedure is the fully-qualified name of the HostService's MonitorDrops
+	// RPC.
+	HostServiceMonitorDropsProcedure = "/ip6d.v1.HostService/MonitorDrops"
 )
 
 // HostServiceClient is a client for the ip6d.v1.HostService service.
@@ -49,6 +54,13 @@ type HostServiceClient interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
+	// GetDrops returns how many packets the datapath has refused, for every reason.
+	GetDrops(context.Context, *connect.Request[v1.GetDropsRequest]) (*connect.Response[v1.GetDropsResponse], error)
+	// MonitorDrops streams packets as they are refused, until the caller ends it: the first of each reason on each CPU in
+	// about a second, and how many there were that it does not show. The first message comes at once, and is empty: what is
+	// refused from then on is streamed. invalid_argument: no such reason, or network 0. not_found: no such machine is known
+	// here.
+	MonitorDrops(context.Context, *connect.Request[v1.MonitorDropsRequest]) (*connect.ServerStreamForClient[v1.MonitorDropsResponse], error)
 }
 
 // NewHostServiceClient constructs a client for the ip6d.v1.HostService service. By default, it uses
@@ -80,14 +92,28 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("GetStatus")),
 			connect.WithClientOptions(opts...),
 		),
+		getDrops: connect.NewClient[v1.GetDropsRequest, v1.GetDropsResponse](
+			httpClient,
+			baseURL+HostServiceGetDropsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("GetDrops")),
+			connect.WithClientOptions(opts...),
+		),
+		monitorDrops: connect.NewClient[v1.MonitorDropsRequest, v1.MonitorDropsResponse](
+			httpClient,
+			baseURL+HostServiceMonitorDropsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("MonitorDrops")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // hostServiceClient implements HostServiceClient.
 type hostServiceClient struct {
-	listHosts *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
-	getHost   *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
-	getStatus *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	listHosts    *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
+	getHost      *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
+	getStatus    *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	getDrops     *connect.Client[v1.GetDropsRequest, v1.GetDropsResponse]
+	monitorDrops *connect.Client[v1.MonitorDropsRequest, v1.MonitorDropsResponse]
 }
 
 // ListHosts calls ip6d.v1.HostService.ListHosts.
@@ -105,6 +131,16 @@ func (c *hostServiceClient) GetStatus(ctx context.Context, req *connect.Request[
 	return c.getStatus.CallUnary(ctx, req)
 }
 
+// GetDrops calls ip6d.v1.HostService.GetDrops.
+func (c *hostServiceClient) GetDrops(ctx context.Context, req *connect.Request[v1.GetDropsRequest]) (*connect.Response[v1.GetDropsResponse], error) {
+	return c.getDrops.CallUnary(ctx, req)
+}
+
+// MonitorDrops calls ip6d.v1.HostService.MonitorDrops.
+func (c *hostServiceClient) MonitorDrops(ctx context.Context, req *connect.Request[v1.MonitorDropsRequest]) (*connect.ServerStreamForClient[v1.MonitorDropsResponse], error) {
+	return c.monitorDrops.CallServerStream(ctx, req)
+}
+
 // HostServiceHandler is an implementation of the ip6d.v1.HostService service.
 type HostServiceHandler interface {
 	// ListHosts returns every host of the fleet that this host knows, ordered by id.
@@ -113,6 +149,13 @@ type HostServiceHandler interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
+	// GetDrops returns how many packets the datapath has refused, for every reason.
+	GetDrops(context.Context, *connect.Request[v1.GetDropsRequest]) (*connect.Response[v1.GetDropsResponse], error)
+	// MonitorDrops streams packets as they are refused, until the caller ends it: the first of each reason on each CPU in
+	// about a second, and how many there were that it does not show. The first message comes at once, and is empty: what is
+	// refused from then on is streamed. invalid_argument: no such reason, or network 0. not_found: no such machine is known
+	// here.
+	MonitorDrops(context.Context, *connect.Request[v1.MonitorDropsRequest], *connect.ServerStream[v1.MonitorDropsResponse]) error
 }
 
 // NewHostServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -140,6 +183,18 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("GetStatus")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceGetDropsHandler := connect.NewUnaryHandler(
+		HostServiceGetDropsProcedure,
+		svc.GetDrops,
+		connect.WithSchema(hostServiceMethods.ByName("GetDrops")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceMonitorDropsHandler := connect.NewServerStreamHandler(
+		HostServiceMonitorDropsProcedure,
+		svc.MonitorDrops,
+		connect.WithSchema(hostServiceMethods.ByName("MonitorDrops")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ip6d.v1.HostService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case HostServiceListHostsProcedure:
@@ -148,6 +203,10 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceGetHostHandler.ServeHTTP(w, r)
 		case HostServiceGetStatusProcedure:
 			hostServiceGetStatusHandler.ServeHTTP(w, r)
+		case HostServiceGetDropsProcedure:
+			hostServiceGetDropsHandler.ServeHTTP(w, r)
+		case HostServiceMonitorDropsProcedure:
+			hostServiceMonitorDropsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -167,4 +226,12 @@ func (UnimplementedHostServiceHandler) GetHost(context.Context, *connect.Request
 
 func (UnimplementedHostServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.GetStatus is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) GetDrops(context.Context, *connect.Request[v1.GetDropsRequest]) (*connect.Response[v1.GetDropsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.GetDrops is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) MonitorDrops(context.Context, *connect.Request[v1.MonitorDropsRequest], *connect.ServerStream[v1.MonitorDropsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.MonitorDrops is not implemented"))
 }
