@@ -85,6 +85,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newStatusCommand(c),
 		newLabCommand(c),
 		newAddrCommand(c),
+		newWireGuardCommand(c),
 	)
 
 	// cobra adds these two when it runs; they are to follow the same rules as the others.
