@@ -35,10 +35,8 @@ type Stack struct {
 func (a *Agent) Prepare() (Stack, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.WireGuard != nil { // what follows looks at the underlay's device
-		if err := a.ensureWireGuard(); err != nil {
-			return Stack{}, err
-		}
+	if err := a.prepareMesh(); err != nil { // what follows looks at the underlay's device
+		return Stack{}, err
 	}
 	if err := a.forward(allDevices); err != nil {
 		return Stack{}, err

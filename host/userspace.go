@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"syscall"
@@ -29,9 +30,9 @@ func ServeWireGuard(ctx context.Context, name string, ready io.Writer, log *slog
 	}
 	// The socket comes first: whoever has it is the one that this name means, also where another namespace has a device of
 	// the same name.
-	file, err := ipc.UAPIOpen(name)
+	file, err := openSocket(ctx, name)
 	if err != nil {
-		return fmt.Errorf("offer configuration of %s, which may be taken by another network namespace: %w", name, err)
+		return fmt.Errorf("offer configuration of %s, a name that another network namespace may have: %w", name, err)
 	}
 	defer file.Close()
 	socket, err := ipc.UAPIListen(name, file)
@@ -76,6 +77,42 @@ func ServeWireGuard(ctx context.Context, name string, ready io.Writer, log *slog
 }
 
 const readyLine = "ready"
+
+// endTimeout is how long a WireGuard process may take to end after its device was deleted.
+const endTimeout = 3 * time.Second
+
+// openSocket waits for the process that had this name before, if it is about to end.
+func openSocket(ctx context.Context, name string) (*os.File, error) {
+	for end := time.Now().Add(endTimeout); ; {
+		file, err := ipc.UAPIOpen(name)
+		if err == nil || time.Now().After(end) {
+			return file, err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// waitEnd waits until the process of a device that was deleted has let go of its socket, and so of its UDP port too.
+func waitEnd(name string) error {
+	path := "/var/run/wireguard/" + name + ".sock"
+	for end := time.Now().Add(endTimeout); ; {
+		_, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && time.Now().After(end) {
+			err = fmt.Errorf("the WireGuard process of %s has not ended after %v: %s is still there", name, endTimeout, path)
+		}
+		if err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
 
 // queueLength is how many packets may wait for the process, which may itself wait for a CPU: as many as on Ethernet, and twice
 // a TUN's default. More would only make TCP wait longer.

@@ -47,6 +47,14 @@ func (a *Agent) control(h addr.Host) netip.Addr {
 	return r.Addr()
 }
 
+// prepareMesh makes the mesh, if the underlay is one, and removes what is left of another. The caller holds mu.
+func (a *Agent) prepareMesh() error {
+	if a.WireGuard == nil {
+		return a.removeMeshes("")
+	}
+	return errors.Join(a.removeMeshes(a.Underlay), a.ensureWireGuard())
+}
+
 // ensureWireGuard makes the mesh's device where it is missing, and mends it where it differs. Its peers are ensureMesh's
 // business. It leaves in a.mesh what the device is. The caller holds mu.
 func (a *Agent) ensureWireGuard() error {
@@ -134,19 +142,35 @@ func (a *Agent) configureWireGuard(l netlink.Link) error {
 // RemoveWireGuard undoes what Prepare made of the underlay. It succeeds when the device is gone. Call it while Run is not
 // running, which would make it again.
 func (a *Agent) RemoveWireGuard() error {
-	if a.WireGuard == nil {
-		return nil
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l, err := a.kernel.link(a.Underlay)
-	if err == nil && l != nil && l.Attrs().Alias == underlayLabel { // else it is another's
-		err = a.kernel.delete(l)
-	}
+	return a.removeMeshes("")
+}
+
+// removeMeshes removes the devices that ip6d made for a mesh, but for the one of that name: what is left under another
+// would keep the UDP port. The caller holds mu.
+func (a *Agent) removeMeshes(but string) error {
+	links, err := dump("devices", a.kernel.LinkList)
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", a.Underlay, err)
+		return err
 	}
-	return nil
+	var errs []error
+	for _, l := range links {
+		name := l.Attrs().Name
+		if l.Attrs().Alias != underlayLabel || name == but {
+			continue
+		}
+		err := a.kernel.delete(l)
+		if err == nil && l.Type() == "tuntap" {
+			err = waitEnd(name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
+			continue
+		}
+		a.Logger.Info("WireGuard device removed", "device", name)
+	}
+	return errors.Join(errs...)
 }
 
 // wireGuard reads a device, its private key among the rest.

@@ -507,12 +507,31 @@ func TestRemoveWireGuardLeavesNothing(t *testing.T) {
 		if err := h.agent.RemoveWireGuard(); err != nil {
 			t.Fatal(err)
 		}
-		if h.link(h.device) != nil {
-			t.Error("the device is still there")
-		}
+		h.hasNoMesh(h.device)
 	}
-	eventually(t, "its process has ended", func() bool {
-		_, err := os.Stat("/var/run/wireguard/" + h.device + ".sock")
-		return errors.Is(err, os.ErrNotExist)
-	})
+}
+
+// hasNoMesh checks that neither a device of that name is left, nor its process.
+func (h *meshHost) hasNoMesh(device string) {
+	h.t.Helper()
+	if h.link(device) != nil {
+		h.t.Errorf("device %s is still there", device)
+	}
+	if _, err := os.Stat("/var/run/wireguard/" + device + ".sock"); !errors.Is(err, os.ErrNotExist) {
+		h.t.Errorf("the process of %s is still there (%v)", device, err)
+	}
+}
+
+func TestAMeshThatIsNotWantedAnyMoreIsRemoved(t *testing.T) {
+	f := newFleet(t)
+	h := f.newMeshHost(1)
+	before := h.device
+	h.device = fmt.Sprintf("wg%d", meshDevices.Add(1))
+	prepare(t, h.newAgent(h.options())) // on the same UDP port
+	h.hasNoMesh(before)
+	if port := h.wireGuard().ListenPort; port != wireGuardPort {
+		t.Errorf("under its new name it listens at %d, want %d", port, wireGuardPort)
+	}
+	prepare(t, h.newAgent(host.Options{Underlay: "eth0"}))
+	h.hasNoMesh(h.device)
 }
