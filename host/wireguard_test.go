@@ -1,8 +1,11 @@
 package host_test
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -44,8 +47,7 @@ type meshHost struct {
 	hops   *hops
 	agent  *host.Agent
 
-	lifeline *os.File // of its WireGuard process
-	started  int      // processes
+	lifeline *os.File // of its WireGuard process, where the kernel has no WireGuard
 }
 
 // newMeshHost makes a host with an agent that runs, and knows no other host.
@@ -90,7 +92,6 @@ func (h *meshHost) options() host.Options {
 
 // userspace is this test binary as a WireGuard process, which ends with the test.
 func (h *meshHost) userspace(device string) *exec.Cmd {
-	h.started++
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), asWireGuard+"="+device)
 	cmd.ExtraFiles = []*os.File{h.lifeline}
@@ -467,19 +468,44 @@ func TestADeviceThatIp6dDidNotMakeIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestADeviceNameOfAnotherNamespaceIsRefused(t *testing.T) {
-	f := newFleet(t)
-	one := f.newMeshHost(1)
-	before := one.wireGuard()
-	two := &meshHost{box: f.host(2), id: 2, device: one.device, key: one.key, hops: newHops(), lifeline: one.lifeline}
-	if _, err := two.newAgent(two.options()).Prepare(); !errors.Is(err, host.ErrNoUnderlay) {
-		t.Errorf("error %v, want ErrNoUnderlay", err)
+// Also where the kernel has WireGuard, which needs no such process.
+func TestAWireGuardProcessRefusesTheNameOfAnother(t *testing.T) {
+	lifeline, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if two.link(one.device) != nil {
+	t.Cleanup(func() { lifeline.Close(); ours.Close() })
+	device := fmt.Sprintf("wg%d", meshDevices.Add(1))
+	serve := func() (*box, *exec.Cmd, *bufio.Reader, *bytes.Buffer) {
+		b, said := newBox(t), &bytes.Buffer{}
+		cmd := (&meshHost{box: b, lifeline: lifeline}).userspace(device)
+		answer, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = said
+		if err := b.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		return b, cmd, bufio.NewReader(answer), said
+	}
+	one, first, answer, _ := serve()
+	if line, err := answer.ReadString('\n'); line != "ready\n" {
+		t.Fatalf("the first says %q (%v)", line, err)
+	}
+	two, second, answer, said := serve()
+	if line, err := answer.ReadString('\n'); line != "" || !errors.Is(err, io.EOF) {
+		t.Errorf("the second says %q (%v)", line, err)
+	}
+	if err := second.Wait(); err == nil || !strings.Contains(said.String(), "another network namespace") {
+		t.Errorf("the second ended with %v, and says %q", err, said)
+	}
+	if two.link(device) != nil {
 		t.Error("it made the device nonetheless")
 	}
-	if after := one.wireGuard(); after.PrivateKey != before.PrivateKey || after.ListenPort != before.ListenPort {
-		t.Error("the other namespace's device was changed")
+	one.delete(device)
+	if err := first.Wait(); err != nil {
+		t.Errorf("when its device was deleted, the first ended with %v", err)
 	}
 }
 
