@@ -178,12 +178,44 @@ func (c *checker) underlay(to *Config, u Underlay) {
 	if u == (Underlay{}) {
 		return
 	}
+	port := uint16(c.number("underlay.port", u.Port, 1<<16-1, DefaultPort))
+	switch u.Type {
+	case "", "device":
+		if u.Endpoint != "" {
+			c.wrong("underlay.endpoint", u.Endpoint, "is for underlay.type wireguard only")
+		}
+		to.UnderlayAddress = netip.AddrPortFrom(c.underlayAddress(to, u.Address), port)
+	case "wireguard":
+		u.Device = cmp.Or(u.Device, DefaultWireGuard)
+		if u.Address != "" {
+			c.wrong("underlay.address", u.Address, "with underlay.type wireguard each host has an address by its id; leave this out")
+		}
+		to.UnderlayEndpoint = c.underlayEndpoint(to, u.Endpoint)
+		if control, err := to.Plan.Control(to.Host); err == nil { // else the host is wrong, and told already
+			to.UnderlayAddress = netip.AddrPortFrom(control.Addr(), port)
+		}
+	default:
+		c.wrong("underlay.type", u.Type, "must be device or wireguard")
+	}
 	if u.Device == "." || u.Device == ".." || len(u.Device) > maxDevice || !isWord(u.Device) || strings.ContainsAny(u.Device, "/:") {
 		c.wrong("underlay.device", u.Device, fmt.Sprintf("must be the name of a network device, of 1 to %d bytes", maxDevice))
 	}
-	port := c.number("underlay.port", u.Port, 1<<16-1, DefaultPort)
 	to.UnderlayDevice = u.Device
-	to.UnderlayAddress = netip.AddrPortFrom(c.underlayAddress(to, u.Address), uint16(port))
+}
+
+// underlayEndpoint reads where WireGuard of other hosts finds this one.
+func (c *checker) underlayEndpoint(to *Config, text string) netip.AddrPort {
+	e, err := netip.ParseAddrPort(text)
+	a := e.Addr().Unmap()
+	switch {
+	case err != nil || e.Port() == 0:
+		c.wrong("underlay.endpoint", text, "must be an address of this server and the UDP port for WireGuard, such as 192.0.2.1:51820 or [2001:db8::1]:51820")
+	case a.Zone() != "" || !a.IsGlobalUnicast():
+		c.wrong("underlay.endpoint", text, "must have a unicast address that the other hosts can reach, neither loopback nor link-local")
+	case to.Plan.Form(a) != addr.FormInvalid:
+		c.wrong("underlay.endpoint", text, fmt.Sprintf("is in the %s prefix of the fleet; WireGuard needs a way outside of it", to.Plan.Form(a)))
+	}
+	return netip.AddrPortFrom(a, e.Port())
 }
 
 func (c *checker) underlayAddress(to *Config, text string) netip.Addr {

@@ -25,8 +25,9 @@ type Config struct {
 	Socket   string // absolute path of the API's unix socket
 	BPFDir   string // absolute; in a BPF file system
 
-	UnderlayDevice  string         // empty: no underlay
-	UnderlayAddress netip.AddrPort // where this host answers the others; the zero AddrPort without an underlay
+	UnderlayDevice   string         // empty: no underlay
+	UnderlayAddress  netip.AddrPort // where this host answers the others; the zero AddrPort without an underlay
+	UnderlayEndpoint netip.AddrPort // where WireGuard of the others finds this host; valid only if the underlay is WireGuard
 
 	Endpoints []string // URLs of the fleet's store; none: standalone
 	Cluster   string   // the fleet's name in it
@@ -47,6 +48,7 @@ const (
 	DefaultBPFDir     = "/sys/fs/bpf/ip6d"
 	DefaultPort       = 6446
 	DefaultCluster    = "default"
+	DefaultWireGuard  = "ip6dwg" // the device
 	DefaultQuarantine = time.Hour
 
 	defaultHost addr.Host = 1 // standalone only

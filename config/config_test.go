@@ -136,6 +136,34 @@ log_level: debug
 	}
 }
 
+func TestAWireGuardUnderlayHasItsAddressByTheHostsID(t *testing.T) {
+	want := zero
+	want.Host, want.UnderlayDevice = 0x12345, "ip6dwg"
+	want.UnderlayAddress = netip.MustParseAddrPort("[fdab:1:2345::1]:6446")
+	for _, c := range []struct {
+		text   string
+		change func(*Config)
+	}{
+		{"endpoint: '192.0.2.1:51820'", func(c *Config) { c.UnderlayEndpoint = netip.MustParseAddrPort("192.0.2.1:51820") }},
+		{"endpoint: '[::ffff:192.0.2.1]:51820'", func(c *Config) { c.UnderlayEndpoint = netip.MustParseAddrPort("192.0.2.1:51820") }},
+		{"endpoint: '[2001:db8::1]:7', device: wg9, port: 7000", func(c *Config) {
+			c.UnderlayEndpoint, c.UnderlayDevice = netip.MustParseAddrPort("[2001:db8::1]:7"), "wg9"
+			c.UnderlayAddress = netip.MustParseAddrPort("[fdab:1:2345::1]:7000")
+		}},
+	} {
+		want := want
+		c.change(&want)
+		got, err := check(t, "host: 0x12345\nunderlay: {type: wireguard, "+c.text+"}")
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if d := diff(want, got); d != "" {
+			t.Errorf("%s: read wrongly (-want +got):\n%s", c.text, d)
+		}
+	}
+}
+
 func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 	const fleet = "host: 1\nunderlay: {device: eth0, address: 'fd00::1'}\n"
 	for _, c := range []struct{ text, want string }{
@@ -166,6 +194,17 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"underlay: {device: eth0, address: 'fdaa::1'}", `is in the stable prefix of the fleet`},
 		{"host: 2\nunderlay: {device: eth0, address: 'fdab:0:1::1'}", `is in the routing prefix of the fleet`},
 		{"underlay: {device: eth0, address: 'fd00::1', port: 65536}", `underlay.port "65536": must be a number from 1 to 65535`},
+		{"underlay: {type: vxlan}", `underlay.type "vxlan": must be device or wireguard`},
+		{"underlay: {device: eth0, address: 'fd00::1', endpoint: '192.0.2.1:51820'}", `underlay.endpoint "192.0.2.1:51820": is for underlay.type wireguard only`},
+		{"underlay: {type: wireguard, endpoint: '192.0.2.1:51820', address: 'fd00::1'}", `underlay.address "fd00::1": with underlay.type wireguard`},
+		{"underlay: {type: wireguard, endpoint: '192.0.2.1:51820', device: a/b}", `underlay.device "a/b": must be`},
+		{"underlay: {type: wireguard}", `underlay.endpoint "": must be an address of this server and the UDP port`},
+		{"underlay: {type: wireguard, endpoint: 'server1:51820'}", `underlay.endpoint "server1:51820": must be an address`},
+		{"underlay: {type: wireguard, endpoint: '192.0.2.1:0'}", `underlay.endpoint "192.0.2.1:0": must be an address`},
+		{"underlay: {type: wireguard, endpoint: '127.0.0.1:51820'}", `neither loopback nor link-local`},
+		{"underlay: {type: wireguard, endpoint: '[fe80::1%eth0]:51820'}", `neither loopback nor link-local`},
+		{"underlay: {type: wireguard, endpoint: '0.0.0.0:51820'}", `neither loopback nor link-local`},
+		{"underlay: {type: wireguard, endpoint: '[fdab:0:1::1]:51820'}", `is in the routing prefix of the fleet`},
 		{fleet + "store: {endpoints: [etcd]}", `store.endpoints[0] "etcd": must be the URL of an etcd member`},
 		{fleet + "store: {endpoints: ['http://a:1', 'ftp://b:1']}", `store.endpoints[1] "ftp://b:1": must be the URL`},
 		{fleet + "store: {endpoints: ['http://a']}", `store.endpoints[0] "http://a": must be the URL`},

@@ -38,9 +38,11 @@ type Prefixes struct {
 
 // Underlay is how this host reaches the others.
 type Underlay struct {
-	Device  string `yaml:"device,omitempty"`
-	Address string `yaml:"address,omitempty"`
-	Port    string `yaml:"port,omitempty"`
+	Type     string `yaml:"type,omitempty"`
+	Device   string `yaml:"device,omitempty"`
+	Address  string `yaml:"address,omitempty"`
+	Endpoint string `yaml:"endpoint,omitempty"`
+	Port     string `yaml:"port,omitempty"`
 }
 
 // Store is where the fleet's map is kept.

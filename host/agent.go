@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
 	"ip6d/addr"
 	"ip6d/host/netns"
 	"ip6d/nat"
@@ -28,9 +30,12 @@ type Options struct {
 	// Endpoint is this host's own stable address, which ip6d0 is given. Zero: ip6d0 has no address.
 	Endpoint addr.Stable
 
-	// Underlay is the name of the device that carries routing addresses: Ethernet, with IPv6. Empty: there is
-	// none, and no other host.
+	// Underlay is the name of the device that carries routing addresses: Ethernet, or one without link-layer
+	// addresses, with IPv6. Empty: there is none, and no other host.
 	Underlay string
+
+	// WireGuard has the agent make and keep that device. nil: it is there.
+	WireGuard *WireGuard
 
 	// NextHops may be set later, by SetNextHops: the datapath is loaded after Prepare, which makes its ip6d0.
 	NextHops NextHops
@@ -66,13 +71,15 @@ type Agent struct {
 	ready  chan struct{} // closed when Run has looked at everything once
 	kick   chan struct{} // holds one token when a look is due
 
-	mu         sync.Mutex               // guards what is below
-	stack      Stack                    // as it was last made or found
-	stackTold  bool                     // OnStack knows of it
-	underlay   underlay                 // as it was last seen
-	peers      map[addr.Host]netip.Addr // SetHosts's; nil: not called yet, so nothing is known to be superfluous
-	gateways   map[addr.Host]netip.Addr // by which each peer is reached
-	neighbours map[netip.Addr]neighbour // on the underlay, by address
+	mu         sync.Mutex                     // guards what is below
+	stack      Stack                          // as it was last made or found
+	stackTold  bool                           // OnStack knows of it
+	underlay   underlay                       // as it was last seen
+	mesh       []wgtypes.Peer                 // of the WireGuard device, as they were last seen
+	told       map[wgtypes.Key]netip.AddrPort // the endpoint that each peer in the mesh was last given
+	peers      map[addr.Host]Peer             // SetHosts's; nil: not called yet, so nothing is known to be superfluous
+	gateways   map[addr.Host]netip.Addr       // by which each peer is reached
+	neighbours map[netip.Addr]neighbour       // on the underlay, by address
 
 	portsMu sync.Mutex   // held while a port is made, changed or removed; guards ports. Never taken with mu held
 	ports   map[int]Port // by ifindex
@@ -99,6 +106,11 @@ func New(o Options) (*Agent, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.WireGuard != nil {
+		if err := o.WireGuard.check(o.Underlay); err != nil {
+			return nil, err
+		}
+	}
 	ns, err := netns.Current()
 	if err != nil {
 		return nil, err
@@ -115,7 +127,7 @@ func New(o Options) (*Agent, error) {
 		kick:    make(chan struct{}, 1),
 		ports:   make(map[int]Port),
 	}
-	if o.Underlay != "" {
+	if o.Underlay != "" && o.WireGuard == nil {
 		if err := a.checkUnderlay(); err != nil {
 			return nil, errors.Join(err, a.Close())
 		}

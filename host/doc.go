@@ -5,6 +5,7 @@
 //   - Routes: to each other host's /48 through the underlay, and to this host's own through ip6d0.
 //   - Next hops: the kernel finds and watches the neighbours on the underlay; what it knows goes to the
 //     datapath, so that a packet needs no lookup on its way.
+//   - The mesh, where the underlay is WireGuard: its device, and each other host as a peer; see WireGuard.
 //   - ip6d0: a veth pair for what takes the host's own stack; see Stack.
 //
 // What should be there is compared with what is: at start, at each change that the kernel tells of, and, as a

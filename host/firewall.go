@@ -58,7 +58,14 @@ func (a *Agent) firewall() ([]Finding, error) {
 		return nil, err
 	}
 	marks := slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Mark != 0 })
-	c, err := nftables.New(nftables.WithNetNSFd(a.ns.FD()), nftables.AsLasting())
+	var c *nftables.Conn
+	err = a.ns.Do(func() (err error) { // WithNetNSFd panics where the kernel has no netfilter
+		c, err = nftables.New(nftables.AsLasting())
+		return err
+	})
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,10 @@ import (
 type Peer struct {
 	Host     addr.Host
 	Underlay netip.Addr // its address on the underlay: IPv6, in neither of the fleet's prefixes
+
+	// In a WireGuard mesh only, where Underlay is the host's control address:
+	Key      string         // its public key, in base64
+	Endpoint netip.AddrPort // where it listens
 }
 
 // SetHosts keeps a route and a next hop to each of these hosts, and to no others. All that can be done now is done
@@ -24,7 +28,7 @@ type Peer struct {
 // another reason Run tries again until it succeeds. Nothing that is wrong with one host concerns the others.
 // Errors: ErrInvalid, ErrNoUnderlay, ErrUnreachable.
 func (a *Agent) SetHosts(all []Peer) error {
-	peers := make(map[addr.Host]netip.Addr, len(all))
+	peers := make(map[addr.Host]Peer, len(all))
 	var errs []error
 	for _, p := range all {
 		if err := a.checkPeer(p); err != nil {
@@ -32,10 +36,13 @@ func (a *Agent) SetHosts(all []Peer) error {
 			continue
 		}
 		if before, twice := peers[p.Host]; twice {
-			errs = append(errs, fmt.Errorf("%w: host %d is listed twice, with underlay addresses %s and %s", ErrInvalid, p.Host, before, p.Underlay))
+			errs = append(errs, fmt.Errorf("%w: host %d is listed twice, with underlay addresses %s and %s", ErrInvalid, p.Host, before.Underlay, p.Underlay))
 			continue
 		}
-		peers[p.Host] = p.Underlay
+		peers[p.Host] = p
+	}
+	if a.WireGuard != nil {
+		errs = append(errs, dropTwins(peers))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -56,6 +63,8 @@ func (a *Agent) checkPeer(p Peer) error {
 		return fmt.Errorf("%w: host %d cannot be reached; set underlay.device", ErrNoUnderlay, p.Host)
 	case p.Host == 0 || p.Host == a.Host:
 		return fmt.Errorf("%w: host %d is no other host", ErrInvalid, p.Host)
+	case a.WireGuard != nil:
+		return a.checkMeshPeer(p)
 	case !p.Underlay.Is6() || p.Underlay.Is4In6() || p.Underlay.Zone() != "" || p.Underlay.IsMulticast() || p.Underlay.IsUnspecified():
 		return fmt.Errorf("%w: host %d: underlay address %q: must be the IPv6 address of one host", ErrInvalid, p.Host, p.Underlay)
 	case a.Plan.Form(p.Underlay) != addr.FormInvalid:
@@ -79,6 +88,11 @@ func (a *Agent) ensureHosts() error {
 		}
 		return nil
 	}
+	if a.WireGuard != nil {
+		if err := a.ensureMesh(); err != nil {
+			return err
+		}
+	}
 	now, err := a.kernel.routes()
 	if err != nil {
 		return err
@@ -86,8 +100,7 @@ func (a *Agent) ensureHosts() error {
 	gateways := make(map[addr.Host]netip.Addr, len(a.peers))
 	var errs []error
 	for _, h := range slices.Sorted(maps.Keys(a.peers)) { // so that the same trouble reads the same each time
-		address := a.peers[h]
-		gateway, err := a.kernel.gateway(a.underlay.ifindex, address)
+		gateway, err := a.gateway(a.peers[h].Underlay)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("host %d: %w", h, err))
 			if old, ok := a.gateways[h]; ok {
@@ -142,6 +155,15 @@ func (a *Agent) forgetHosts() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// gateway is the address that packets for another host's underlay address are handed to: none where the underlay has no
+// link layer. The caller holds mu.
+func (a *Agent) gateway(address netip.Addr) (netip.Addr, error) {
+	if a.underlay.l3 {
+		return netip.Addr{}, nil
+	}
+	return a.kernel.gateway(a.underlay.ifindex, address)
 }
 
 // gateway is the address on the device's link that packets for an underlay address are handed to: the address itself

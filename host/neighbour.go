@@ -130,6 +130,9 @@ func (a *Agent) ensureNeighbours() error {
 	a.neighbours = now
 	used := make(map[netip.Addr]bool)
 	for _, gateway := range a.gateways {
+		if !gateway.IsValid() { // the underlay has no link layer
+			continue
+		}
 		used[gateway] = true
 		if n := now[gateway]; n.state&fixed != 0 || n.ours && n.managed {
 			continue
@@ -175,6 +178,9 @@ func (a *Agent) seeNeighbour(ifindex int, address netip.Addr, n neighbour) (forg
 
 // nextHop is how the datapath reaches a host now. The caller holds mu.
 func (a *Agent) nextHop(h addr.Host) nat.NextHop {
+	if a.underlay.l3 {
+		return nat.NextHop{Host: h, Ifindex: a.underlay.ifindex, Kind: nat.HopL3}
+	}
 	hop := nat.NextHop{
 		Host:    h,
 		Ifindex: a.underlay.ifindex,
@@ -182,7 +188,7 @@ func (a *Agent) nextHop(h addr.Host) nat.NextHop {
 		Source:  a.underlay.mac,
 		Kind:    nat.HopRouter,
 	}
-	if hop.Gateway == a.peers[h] {
+	if hop.Gateway == a.peers[h].Underlay {
 		hop.Kind = nat.HopNeighbour
 	}
 	if n := a.neighbours[hop.Gateway]; n.known() {

@@ -29,11 +29,15 @@ type Stack struct {
 	MAC     net.HardwareAddr // of ip6d0
 }
 
-// Prepare makes this host ready to carry packets: it switches IPv6 forwarding on, and makes ip6d0 with its routes.
-// Doing it again changes nothing. Errors: ErrNoIPv6, ErrStackTaken, fs.ErrPermission.
+// Prepare makes this host ready to carry packets: it switches IPv6 forwarding on, and makes ip6d0 with its routes and,
+// where the underlay is WireGuard, that. Doing it again changes nothing.
+// Errors: ErrNoIPv6, ErrStackTaken, ErrNotUnderlay, ErrNoUnderlay, fs.ErrPermission.
 func (a *Agent) Prepare() (Stack, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.prepareMesh(); err != nil { // what follows looks at the underlay's device
+		return Stack{}, err
+	}
 	if err := a.forward(allDevices); err != nil {
 		return Stack{}, err
 	}

@@ -1,6 +1,7 @@
 package hwmap_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
@@ -143,6 +144,54 @@ func TestAHostThatMovedTellsItsNewAddress(t *testing.T) {
 			t.Errorf("host 1 has routes to %v", hosts)
 		}
 	})
+}
+
+func TestAHostPublishesItsWireGuardKeyAndANewOneTakesItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		for _, key := range []string{"key of yesterday", "key of today"} {
+			f.servers[2].kill()
+			o, _ := f.servers[2].options()
+			o.Self.WireGuardKey, o.Self.Endpoint = key, netip.MustParseAddrPort("192.0.2.2:51820")
+			_, err := hwmap.Open(t.Context(), o)
+			f.must(err)
+			f.settled()
+			if _, hosts := f.servers[1].devices.content(); len(hosts) != 1 || hosts[0].WireGuardKey != key || hosts[0].Endpoint != o.Self.Endpoint {
+				t.Errorf("host 1 knows host 2 as %+v, want its key %q and endpoint", hosts, key)
+			}
+		}
+	})
+}
+
+func TestACopiedWireGuardKeyIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		for _, id := range []addr.Host{1, 2} {
+			f.servers[id].kill()
+			o, _ := f.servers[id].options()
+			o.Self.WireGuardKey = "one key"
+			_, err := hwmap.Open(t.Context(), o)
+			if id == 1 {
+				f.must(err)
+			} else if !errors.Is(err, hwmap.ErrClaimed) || !strings.Contains(err.Error(), "wireguard.key") {
+				t.Errorf("a copy starts: %v", err)
+			}
+		}
+	})
+}
+
+func TestARecordOfAnOlderDaemonIsReadAndKeptAsItIs(t *testing.T) {
+	const older = `{"host":2,"name":"host2","identity":"identity2","underlay":"fd00:6d::2","peer":"[fd00:6d::2]:6446","state":"joined"}`
+	var h hwmap.Host
+	if err := json.Unmarshal([]byte(older), &h); err != nil {
+		t.Fatal(err)
+	}
+	if h.WireGuardKey != "" || h.Endpoint.IsValid() || h.Name != "host2" {
+		t.Errorf("read as %+v", h)
+	}
+	if again, err := json.Marshal(h); err != nil || string(again) != older {
+		t.Errorf("written as %s (%v), want as it was: %s", again, err, older)
+	}
 }
 
 func TestACorruptDatabaseIsNotGuessedAt(t *testing.T) {

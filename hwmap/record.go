@@ -37,6 +37,10 @@ type Host struct {
 	Underlay netip.Addr     `json:"underlay,omitzero"`
 	Peer     netip.AddrPort `json:"peer,omitzero"` // where its daemon answers the other hosts
 	State    HostState      `json:"state"`
+
+	// Where the underlay is WireGuard; a daemon of before that writes neither.
+	WireGuardKey string         `json:"wireguard_key,omitempty"` // public, in base64
+	Endpoint     netip.AddrPort `json:"endpoint,omitzero"`       // where it listens
 }
 
 // Block is the record of a block's lease.

@@ -39,9 +39,18 @@ func crashingUp() {
 
 func TestDownRemovesALabWhoseMakerWasKilledHalfWay(t *testing.T) {
 	labtest.RequireRoot(t)
-	for _, step := range []string{"underlay:", "host1:", "red1:", "blue2:", "up:"} {
-		t.Run(step, func(t *testing.T) {
-			text, err := json.Marshal(map[string]any{"Name": setup.lab, "Hosts": 3, "Binary": setup.ip6d, "Etcd": setup.etcd})
+	for _, c := range []struct{ underlay, step string }{
+		{lab.UnderlayDevice, "underlay:"},
+		{lab.UnderlayDevice, "host1:"},
+		{lab.UnderlayDevice, "red1:"},
+		{lab.UnderlayDevice, "blue2:"},
+		{lab.UnderlayDevice, "up:"},
+		{lab.UnderlayWireGuard, "host1:"},
+		{lab.UnderlayWireGuard, "up:"},
+	} {
+		step := c.step
+		t.Run(c.underlay+" "+step, func(t *testing.T) {
+			text, err := json.Marshal(map[string]any{"Name": setup.lab, "Hosts": 3, "Underlay": c.underlay, "Binary": setup.ip6d, "Etcd": setup.etcd})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,6 +108,15 @@ func gone() error {
 	if _, err := os.Lstat("/run/" + setup.lab); !os.IsNotExist(err) {
 		errs = append(errs, fmt.Errorf("/run/%s is left (%v)", setup.lab, err))
 	}
+	sockets, err := filepath.Glob("/run/wireguard/*.sock")
+	if err != nil {
+		return err
+	}
+	for _, path := range sockets {
+		if strings.HasPrefix(filepath.Base(path), wireGuardDevices()) {
+			errs = append(errs, fmt.Errorf("%s is left", path))
+		}
+	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return err
@@ -111,7 +129,7 @@ func gone() error {
 		return err
 	}
 	for _, path := range lines {
-		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), "/run/"+setup.lab) {
+		if text, err := os.ReadFile(path); err == nil && (strings.Contains(string(text), "/run/"+setup.lab) || strings.Contains(string(text), wireGuardDevices())) {
 			errs = append(errs, fmt.Errorf("a process is left: %q", text))
 		}
 	}

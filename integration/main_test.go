@@ -82,15 +82,21 @@ type fleet struct {
 // failed, it ends with what the daemons said.
 func newFleet(t *testing.T, hosts int) *fleet {
 	t.Helper()
+	return newFleetWith(t, options(hosts))
+}
+
+// newFleetWith is newFleet for a lab of another kind.
+func newFleetWith(t *testing.T, o lab.Options) *fleet {
+	t.Helper()
 	labtest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	l, err := lab.Up(ctx, options(hosts))
+	l, err := lab.Up(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &fleet{Lab: l, t: t, ctx: ctx}
-	logs := make([]string, 0, hosts)
+	logs := make([]string, 0, o.Hosts)
 	for _, h := range l.Hosts() {
 		logs = append(logs, h.Log())
 	}

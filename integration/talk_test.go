@@ -11,18 +11,29 @@ type talk struct {
 	early, late uint64 // of the mover's guards, before
 }
 
+// pace is how fast a talk's streams are.
+type pace struct {
+	there, back int // UDP packets/s
+	tcp         lab.TCPOptions
+}
+
 // startTalk starts them.
 func (f *fleet) startTalk(peer, mover *lab.Machine) *talk {
+	f.t.Helper()
+	return f.startTalkAt(pace{there: 4000, back: 1000, tcp: lab.TCPOptions{Forth: 2e6, Back: 1e6}}, peer, mover)
+}
+
+func (f *fleet) startTalkAt(p pace, peer, mover *lab.Machine) *talk {
 	f.t.Helper()
 	f.must(peer.Ping(f.ctx, mover)) // right after the start, a host may not know a block yet
 	k := &talk{f: f, mover: mover}
 	k.early, k.late = k.guarded()
 	var err error
-	k.tcp, err = lab.StartTCP(f.ctx, peer, mover, lab.TCPOptions{Forth: 2e6, Back: 1e6})
+	k.tcp, err = lab.StartTCP(f.ctx, peer, mover, p.tcp)
 	f.must(err)
-	k.there, err = lab.StartUDP(peer, mover, 4000)
+	k.there, err = lab.StartUDP(peer, mover, p.there)
 	f.must(err)
-	k.back, err = lab.StartUDP(mover, peer, 1000)
+	k.back, err = lab.StartUDP(mover, peer, p.back)
 	f.must(err)
 	return k
 }

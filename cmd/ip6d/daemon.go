@@ -88,6 +88,9 @@ func (d *daemon) mapOptions() hwmap.Options {
 		o.Cluster = c.Cluster
 		o.Self.Underlay, o.Self.Peer = c.UnderlayAddress.Addr(), c.UnderlayAddress
 	}
+	if w := d.kernel.wireGuard; w != nil {
+		o.Self.WireGuardKey, o.Self.Endpoint = w.Key.Public(), c.UnderlayEndpoint
+	}
 	return o
 }
 

@@ -24,6 +24,8 @@ type kernelSide struct {
 	datapath *nat.Datapath
 	isFirst  bool // the datapath was not there before
 
+	wireGuard *host.WireGuard // nil: the underlay is a device that is there
+
 	lost     sync.WaitGroup  // losses that are being taken in
 	portLost func(host.Port) // by the hardware map
 }
@@ -37,8 +39,13 @@ func (d *daemon) openAgent() error {
 	if err != nil {
 		return err
 	}
+	if c.UnderlayEndpoint.IsValid() {
+		if k.wireGuard, err = openWireGuard(c); err != nil {
+			return err
+		}
+	}
 	k.agent, err = host.New(host.Options{
-		Plan: c.Plan, Host: c.Host, Endpoint: endpoint, Underlay: c.UnderlayDevice, Logger: d.log,
+		Plan: c.Plan, Host: c.Host, Endpoint: endpoint, Underlay: c.UnderlayDevice, WireGuard: k.wireGuard, Logger: d.log,
 		OnUnderlay: k.takeUnderlay,
 		OnStack:    func(s host.Stack) error { return k.datapath.AttachStack(s.Peer) },
 		OnPort:     func(p host.Port, s addr.Stable) error { return k.datapath.AttachPort(p.Ifindex, s) },
@@ -87,7 +94,7 @@ func (k *kernelSide) undo() error {
 			return err
 		}
 	}
-	return k.agent.RemoveStack()
+	return errors.Join(k.agent.RemoveStack(), k.agent.RemoveWireGuard())
 }
 
 // takeUnderlay attaches the datapath to the underlay's device, and to no other: an earlier daemon may have had another.

@@ -44,9 +44,13 @@ func newLabUpCommand(c *cli) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	labFlags(command, &o)
+	command.Flags().StringVar(&o.Underlay, "underlay", lab.UnderlayDevice, "what connects the hosts: device, an Ethernet switch, or wireguard, a mesh over it")
 	command.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkHosts(o, 1); err != nil {
 			return err
+		}
+		if o.Underlay != lab.UnderlayDevice && o.Underlay != lab.UnderlayWireGuard {
+			return usagef("--underlay %s: must be %s or %s", o.Underlay, lab.UnderlayDevice, lab.UnderlayWireGuard)
 		}
 		o.Say = func(line string) { fmt.Fprintln(c.stderr, line) }
 		l, err := lab.Up(cmd.Context(), o)
@@ -153,11 +157,11 @@ func howToPlay(l *lab.Lab) string {
 The lab is up. Each machine and each host is a network namespace, as "ip netns" shows. For example:
 
   ping between hosts:       ip netns exec %[1]s ping -c 3 %[2]s
-  what the underlay sees:   ip netns exec %[3]s tcpdump -ni eth0 ip6
+  what the underlay sees:   ip netns exec %[3]s tcpdump -ni %[6]s ip6
   a host's machines:        %[4]s --socket %[5]s machine list
   its state, and refusals:  %[4]s --socket %[5]s status
   what an address says:     %[4]s addr decode %[2]s
-`, from.Namespace(), to.Stable, first.Namespace(), program, first.Socket())
+`, from.Namespace(), to.Stable, first.Namespace(), program, first.Socket(), first.UnderlayDevice())
 	if first != last {
 		text += fmt.Sprintf(`
 To move %[1]s from %[2]s to %[3]s by hand, as an orchestrator (ip6d) and a hypervisor (ip netns) would, while it is pinged:

@@ -14,6 +14,7 @@ func TestALabsWrongCommandLinesAreUsageErrors(t *testing.T) {
 		{"lab up --hosts 0", "--hosts 0: must be 1 to 32"},
 		{"lab up --hosts 33", "--hosts 33: must be 1 to 32"},
 		{"lab up --hosts many", `invalid argument "many"`},
+		{"lab up --underlay vxlan", "--underlay vxlan: must be device or wireguard"},
 		{"lab demo --hosts 2", "--hosts 2: must be 3 to 32"}, // away, next to its peer, home
 		{"lab demo now", `unknown command "now"`},
 	} {

@@ -84,7 +84,7 @@ func (p *ports) Detach(s addr.Stable, l hwmap.LocalPort) error {
 func (p *ports) SetHosts(hosts []hwmap.Host) error {
 	peers := make([]host.Peer, len(hosts))
 	for i, h := range hosts {
-		peers[i] = host.Peer{Host: h.ID, Underlay: h.Underlay}
+		peers[i] = host.Peer{Host: h.ID, Underlay: h.Underlay, Key: h.WireGuardKey, Endpoint: h.Endpoint}
 	}
 	if err := p.agent.SetHosts(peers); err != nil {
 		if errors.Is(err, nat.ErrFull) { // which is not the agent's to heal

@@ -87,6 +87,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newMonitorCommand(c),
 		newLabCommand(c),
 		newAddrCommand(c),
+		newWireGuardCommand(c),
 	)
 
 	// cobra adds these two when it runs; they are to follow the same rules as the others.

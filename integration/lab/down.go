@@ -39,7 +39,7 @@ func (o Options) remove() error {
 	if err := o.endProcesses(); err != nil {
 		return fmt.Errorf("remove lab %s: %w", o.Name, err)
 	}
-	if err := errors.Join(o.removeNamespaces(), o.removeDirectory()); err != nil {
+	if err := errors.Join(o.removeNamespaces(), o.removeWireGuardSockets(), o.removeDirectory()); err != nil {
 		return fmt.Errorf("remove lab %s: %w", o.Name, err)
 	}
 	return nil

@@ -214,6 +214,7 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		{Options{Name: strings.Repeat("x", 33)}, "at most 32"},
 		{Options{Hosts: -1}, "-1"},
 		{Options{Hosts: MaxHosts + 1}, fmt.Sprint(MaxHosts + 1)},
+		{Options{Underlay: "vxlan"}, `"vxlan"`},
 		{Options{Binary: "/none/ip6d"}, "/none/ip6d"},
 		{Options{Binary: self, Etcd: "/none/etcd"}, "/none/etcd"},
 	} {

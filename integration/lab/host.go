@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 	"ip6d/config"
 )
 
-// hostDevice is the name of each host's device on the underlay.
+// hostDevice is the name of each host's device on the switch.
 const hostDevice = "eth0"
 
 // Host is a host of the lab: a namespace with a daemon of its own.
@@ -89,9 +90,25 @@ func (h *Host) config() config.File {
 		StateDir: filepath.Join(h.directory(), "state"),
 		Socket:   h.Socket(),
 		BPFDir:   h.Pins(),
-		Underlay: config.Underlay{Device: hostDevice, Address: underlayAddress(h.Number).String()},
+		Underlay: h.underlay(),
 		Store:    config.Store{Endpoints: []string{"http://" + storeAddress().String()}, Cluster: h.lab.o.Name},
 	}
+}
+
+func (h *Host) underlay() config.Underlay {
+	if h.lab.o.Underlay == UnderlayWireGuard {
+		endpoint := netip.AddrPortFrom(underlayAddress(h.Number), wireGuardPort)
+		return config.Underlay{Type: UnderlayWireGuard, Device: h.UnderlayDevice(), Endpoint: endpoint.String()}
+	}
+	return config.Underlay{Device: hostDevice, Address: underlayAddress(h.Number).String()}
+}
+
+// UnderlayDevice is the name of the device that carries routing addresses.
+func (h *Host) UnderlayDevice() string {
+	if h.lab.o.Underlay == UnderlayWireGuard {
+		return h.lab.o.wireGuardDevice(h.Number)
+	}
+	return hostDevice
 }
 
 // StartDaemon starts the daemon and waits until it follows the store.

@@ -13,6 +13,12 @@ import (
 // DefaultName is the name of the lab that `ip6d lab` makes.
 const DefaultName = "ip6d-lab"
 
+// What Options.Underlay can be, in the words of the configuration.
+const (
+	UnderlayDevice    = "device"
+	UnderlayWireGuard = "wireguard"
+)
+
 // MaxHosts is the most hosts that a lab has: more do not fit a computer, nor a picture of it.
 const MaxHosts = 32
 
@@ -31,6 +37,10 @@ type Options struct {
 	// Etcd is the path of the etcd server. Default: etcd in the directory of Binary, else in PATH, else what
 	// etcdproc.FindBinary finds.
 	Etcd string
+
+	// Underlay is what the hosts are connected by: UnderlayDevice (the default), a switch, or UnderlayWireGuard, a mesh
+	// over that switch.
+	Underlay string
 
 	// Bare leaves out the machines.
 	Bare bool
@@ -61,6 +71,12 @@ func (o Options) fill() (Options, error) {
 	}
 	if o.Hosts < 1 || o.Hosts > MaxHosts {
 		return o, fmt.Errorf("number of hosts %d: must be 1 to %d", o.Hosts, MaxHosts)
+	}
+	if o.Underlay == "" {
+		o.Underlay = UnderlayDevice
+	}
+	if o.Underlay != UnderlayDevice && o.Underlay != UnderlayWireGuard {
+		return o, fmt.Errorf("underlay %q: must be %s or %s", o.Underlay, UnderlayDevice, UnderlayWireGuard)
 	}
 	if o.Say == nil {
 		o.Say = func(string) {}

@@ -106,48 +106,56 @@ func lastLine(path string) string {
 	return "it said nothing"
 }
 
-// endProcesses kills every process with the lab's mark and waits until they have ended.
+// endProcesses kills every process with the lab's mark and waits until they have ended. It looks until it finds none: a
+// daemon may have started one, which is to outlive it, after the processes were listed.
 func (o Options) endProcesses() error {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return fmt.Errorf("list processes: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() {
-			errs = append(errs, endIfMarked(pid, o.mark()))
+	for {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return fmt.Errorf("list processes: %w", err)
+		}
+		found := false
+		var errs []error
+		for _, e := range entries {
+			if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() {
+				ended, err := endIfMarked(pid, o.mark())
+				found = found || ended
+				errs = append(errs, err)
+			}
+		}
+		if err := errors.Join(errs...); err != nil || !found {
+			return err
 		}
 	}
-	return errors.Join(errs...)
 }
 
-// endIfMarked ends the process of that number if it has the mark. The number is looked up once: what is read and killed
-// is one process, also when it ends meanwhile and its number goes to another.
-func endIfMarked(pid int, mark string) error {
+// endIfMarked ends the process of that number if it has the mark, and reports whether it has ended one. The number is looked
+// up once: what is read and killed is one process, also when it ends meanwhile and its number goes to another.
+func endIfMarked(pid int, mark string) (ended bool, err error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil // ended, or a thread
+		return false, nil // ended, or a thread
 	}
 	defer unix.Close(fd)
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	// Ended meanwhile, or one that even root may not look at, which no process of a lab is.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrPermission) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the environment of process %d: %w", pid, err)
+		return false, fmt.Errorf("read the environment of process %d: %w", pid, err)
 	}
 	if !slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(e []byte) bool { return string(e) == mark }) {
-		return nil
+		return false, nil
 	}
 	// Had it ended before its environment was read, that would be another's, but then this fails.
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		if errors.Is(err, unix.ESRCH) {
-			return nil
+			return false, nil
 		}
-		return fmt.Errorf("kill process %d: %w", pid, err)
+		return false, fmt.Errorf("kill process %d: %w", pid, err)
 	}
-	return waitEnd(fd, pid)
+	return true, waitEnd(fd, pid)
 }
 
 // killTimeout is how long a killed process may take to end: it may have memory to give back, but nothing else to do.

@@ -2,7 +2,10 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"hash/crc32"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,9 +20,10 @@ import (
 )
 
 const (
-	switchName = "switch"
-	switchBits = 64
-	etcdPort   = 2379
+	switchName    = "switch"
+	switchBits    = 64
+	etcdPort      = 2379
+	wireGuardPort = 51820
 )
 
 // storeAddress is where etcd is: on the switch itself.
@@ -49,6 +53,24 @@ func (l *Lab) makeUnderlay() error {
 		return fmt.Errorf("make the underlay's switch: %w", err)
 	}
 	return s.configure(switchName, netip.PrefixFrom(storeAddress().Addr(), switchBits))
+}
+
+// wireGuardDevice is the name of a host's WireGuard device. All namespaces of the computer share the directory of the sockets
+// that such devices are configured by, so no other lab may have the same name.
+func (o Options) wireGuardDevice(number int) string {
+	return fmt.Sprintf("wg%08x-%d", crc32.ChecksumIEEE([]byte(o.Name)), number)
+}
+
+// removeWireGuardSockets removes what WireGuard processes that were killed left.
+func (o Options) removeWireGuardSockets() error {
+	var errs []error
+	for number := 1; number <= MaxHosts; number++ {
+		err := os.Remove("/var/run/wireguard/" + o.wireGuardDevice(number) + ".sock")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // connect gives a host its device on the underlay.
