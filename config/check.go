@@ -186,6 +186,9 @@ func (c *checker) underlay(to *Config, u Underlay) {
 		}
 		to.UnderlayAddress = netip.AddrPortFrom(c.underlayAddress(to, u.Address), port)
 	case "wireguard":
+		if u.VerifyMAC != "" {
+			c.wrong("underlay.verify_mac", u.VerifyMAC, "with underlay.type wireguard each host is known by its key; leave this out")
+		}
 		u.Device = cmp.Or(u.Device, DefaultWireGuard)
 		if u.Address != "" {
 			c.wrong("underlay.address", u.Address, "with underlay.type wireguard each host has an address by its id; leave this out")
@@ -201,6 +204,14 @@ func (c *checker) underlay(to *Config, u Underlay) {
 		c.wrong("underlay.device", u.Device, fmt.Sprintf("must be the name of a network device, of 1 to %d bytes", maxDevice))
 	}
 	to.UnderlayDevice = u.Device
+	to.VerifyMAC = c.yes("underlay.verify_mac", u.VerifyMAC)
+}
+
+func (c *checker) yes(field, text string) bool {
+	if text != "" && text != "true" && text != "false" {
+		c.wrong(field, text, "must be true or false")
+	}
+	return text == "true"
 }
 
 // underlayEndpoint reads where WireGuard of other hosts finds this one.

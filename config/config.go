@@ -27,6 +27,7 @@ type Config struct {
 
 	UnderlayDevice   string         // empty: no underlay
 	UnderlayAddress  netip.AddrPort // where this host answers the others; the zero AddrPort without an underlay
+	VerifyMAC        bool           // see nat.Options
 	UnderlayEndpoint netip.AddrPort // where WireGuard of the others finds this host; valid only if the underlay is WireGuard
 
 	Endpoints []string // URLs of the fleet's store; none: standalone

@@ -108,7 +108,7 @@ prefixes: {stable: "fd01::/16", routing: "fd02::/16"}
 state_dir: /tmp/h1
 socket: /tmp/h1/ip6d.sock
 bpf_dir: /tmp/h1/bpf
-underlay: {device: eth0, address: "fd00:6d::1", port: 7000}
+underlay: {device: eth0, address: "fd00:6d::1", port: 7000, verify_mac: true}
 store: {endpoints: ["http://[fd00:6d::ffff]:2379", "http://etcd2:2379/"], cluster: lab}
 sizes: {machines: 10, blocks: 30, hosts: 40}
 quarantine: 90s
@@ -125,7 +125,7 @@ log_level: debug
 	want := Config{
 		Host: 0x1001, Name: "host1", Identity: "lab-host1", Cell: 7, Plan: plan,
 		StateDir: "/tmp/h1", Socket: "/tmp/h1/ip6d.sock", BPFDir: "/tmp/h1/bpf",
-		UnderlayDevice: "eth0", UnderlayAddress: netip.MustParseAddrPort("[fd00:6d::1]:7000"),
+		UnderlayDevice: "eth0", UnderlayAddress: netip.MustParseAddrPort("[fd00:6d::1]:7000"), VerifyMAC: true,
 		Endpoints: []string{"http://[fd00:6d::ffff]:2379", "http://etcd2:2379"}, Cluster: "lab",
 		Sizes:      nat.Sizes{Machines: 10, Blocks: 30, Hosts: 40},
 		Metrics:    netip.MustParseAddrPort("[::1]:9446"),
@@ -211,6 +211,7 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"store: {cluster: a/b}", `store.cluster "a/b": must be`},
 		{"store: {endpoints: ['http://a:1']}", `host "": each host of a fleet needs a hardware id of its own`},
 		{"host: 1\nstore: {endpoints: ['http://a:1']}", `underlay.device "": a host of a fleet needs the device`},
+		{"underlay: {device: eth0, address: 'fd00::1', verify_mac: 2}", `underlay.verify_mac "2": must be true or false`},
 		{"sizes: {blocks: 0}", `sizes.blocks "0": must be a number from 1 to 16777216`},
 		{"sizes: {machines: 32769}", `sizes.machines "32769": must be a number from 1 to 32768`},
 		{"sizes: {hosts: many}", `sizes.hosts "many": must be a number from 1 to 65535`},

@@ -38,11 +38,12 @@ type Prefixes struct {
 
 // Underlay is how this host reaches the others.
 type Underlay struct {
-	Type     string `yaml:"type,omitempty"`
-	Device   string `yaml:"device,omitempty"`
-	Address  string `yaml:"address,omitempty"`
-	Endpoint string `yaml:"endpoint,omitempty"`
-	Port     string `yaml:"port,omitempty"`
+	Type      string `yaml:"type,omitempty"`
+	Device    string `yaml:"device,omitempty"`
+	Address   string `yaml:"address,omitempty"`
+	Endpoint  string `yaml:"endpoint,omitempty"`
+	Port      string `yaml:"port,omitempty"`
+	VerifyMAC string `yaml:"verify_mac,omitempty"`
 }
 
 // Store is where the fleet's map is kept.

@@ -37,5 +37,5 @@ var dropMeanings = map[string]string{
 	"forwarded":           "this host was to forward it, for another device, into ip6d0 or in its own name to the underlay",
 	"link_local":          "from or to a link-local address: a machine may only ask for its gateway's MAC",
 	"tunnelled":           "a packet in a packet (IPv4, IPv6, GRE, Ethernet) for a host's endpoint, whose stack might unpack it",
-	"forged_host":         "with VerifyMAC: a neighbour on the underlay's link says that it is another host than the one that has its MAC",
+	"forged_host":         "with underlay.verify_mac: a neighbour on the underlay's link says that it is another host than the one that has its MAC",
 }

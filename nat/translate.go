@@ -10,7 +10,7 @@ import (
 	"ip6d/addr"
 )
 
-// Reference is the translation in plain Go, written to be read next to "A packet's way" in the architecture,
+// Reference is the translation in plain Go, written to be read next to docs/DATAPATH.md,
 // and with the arithmetic of package addr. It is what the tests hold the programs against, and can say what
 // becomes of a packet without sending one. It is not safe for concurrent use.
 type Reference struct {

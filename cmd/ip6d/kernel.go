@@ -67,7 +67,10 @@ func (d *daemon) openDatapath() error {
 	if err != nil {
 		return err
 	}
-	k.datapath, err = nat.Open(nat.Options{Plan: c.Plan, Cell: c.Cell, Host: c.Host, PinDir: c.BPFDir, Stack: stack.Ifindex, Sizes: c.Sizes, Logger: d.log})
+	k.datapath, err = nat.Open(nat.Options{
+		Plan: c.Plan, Cell: c.Cell, Host: c.Host, PinDir: c.BPFDir, Stack: stack.Ifindex,
+		VerifyMAC: c.VerifyMAC, Sizes: c.Sizes, Logger: d.log,
+	})
 	if err != nil {
 		return err
 	}
