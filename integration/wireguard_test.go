@@ -39,7 +39,7 @@ func newMesh(t *testing.T, hosts int) *fleet {
 // queue overflows, that is no loss of ip6d's.
 func (f *fleet) startMeshTalk(peer, mover *lab.Machine) *talk {
 	f.t.Helper()
-	k := f.startTalkAt(pace{there: 1000, back: 250, tcp: lab.TCPOptions{Forth: 3e5, Back: 2e5}}, peer, mover)
+	k := f.startTalkAt(pace{there: 500, back: 125, tcp: lab.TCPOptions{Forth: 2e5, Back: 1e5}}, peer, mover)
 	k.excused = func() (dropped uint64) {
 		for _, h := range f.Hosts() {
 			f.must(h.Do(func() error {
