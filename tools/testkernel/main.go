@@ -34,7 +34,7 @@ func main() {
 	flag.StringVar(&o.release, "release", "6.1.", "what the kernel's release has to begin with")
 	flag.StringVar(&o.dir, "dir", "bin/kernel", "`directory` to keep the package in, and to make all else in")
 	flag.StringVar(&o.run, "run", "", "run only tests that match, as with go test")
-	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "for everything")
+	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for everything")
 	flag.Parse()
 	o.packages = flag.Args()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
