@@ -373,12 +373,12 @@ func TestFailedOpenLeavesTheOldMaps(t *testing.T) {
 	before := pinnedMaps(t, o)
 	grown := o
 	grown.Sizes = Sizes{Machines: 16, Blocks: 16, Hosts: 16}
-	obstacle := filepath.Join(o.PinDir, linksDir, "no link") // which is found when all maps are remade
-	ok(t, os.Mkdir(obstacle, 0o700))
+	obstacle := filepath.Join(o.PinDir, programsDir, fromMachine+"_next") // which is met when all maps are remade
+	ok(t, os.MkdirAll(filepath.Join(obstacle, "full"), 0o700))
 	if _, err := Open(grown); err == nil {
 		t.Fatal("opened in spite of it")
 	}
-	ok(t, os.Remove(obstacle))
+	ok(t, os.RemoveAll(obstacle))
 	if after := pinnedMaps(t, o); !maps.Equal(after, before) {
 		t.Errorf("pinned are %v, were %v", after, before)
 	}

@@ -34,7 +34,7 @@ func main() {
 	flag.StringVar(&o.release, "release", "6.1.", "what the kernel's release has to begin with")
 	flag.StringVar(&o.dir, "dir", "bin/kernel", "`directory` to keep the package in, and to make all else in")
 	flag.StringVar(&o.run, "run", "", "run only tests that match, as with go test")
-	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "for everything")
+	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for everything")
 	flag.Parse()
 	o.packages = flag.Args()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -47,13 +47,22 @@ func main() {
 	}
 }
 
-// modules are those that the tests need.
+// modules are those that the tests need. There is nobody in the machine who would load one that the kernel asks for.
 func modules() []string {
-	return []string{"8021q", "bridge", "cls_bpf", "dummy", "sch_ingress", "tun", "veth", "vxlan", "wireguard"}
+	return []string{
+		"8021q", "bridge", "dummy", "tun", "veth", "vxlan", "wireguard",
+		"cls_bpf", "sch_ingress",
+		"ip6t_rpfilter", "ip6table_mangle", "nf_tables", "nft_compat", "nft_ct", "nft_fib_inet", "nft_limit", "nft_reject_inet",
+	}
 }
 
 // programs are those that the tests run.
-func programs() []string { return []string{"ping"} }
+func programs() []string {
+	return []string{"ip", "ip6tables", "ip6tables-legacy", "ip6tables-nft", "nft", "ping", "sh"}
+}
+
+// plugins are files that these programs open.
+func plugins() string { return "/usr/lib/*/xtables/*.so" }
 
 func run(ctx context.Context, o options, events io.Writer) error {
 	dir, err := filepath.Abs(o.dir)
@@ -109,7 +118,7 @@ func (o options) commandLine() string {
 
 // pack builds all that the machine needs beside the kernel.
 func pack(ctx context.Context, dir string, k *kernel, packages []string) ([]byte, error) {
-	var i initramfs
+	i := make(initramfs)
 	i.addModules(k.order(modules()))
 	if err := i.addSources("."); err != nil {
 		return nil, err
@@ -118,6 +127,9 @@ func pack(ctx context.Context, dir string, k *kernel, packages []string) ([]byte
 		if err := i.addProgram(ctx, name); err != nil {
 			return nil, err
 		}
+	}
+	if err := i.addFiles(plugins()); err != nil {
+		return nil, err
 	}
 	if err := i.addBinary(ctx, dir, "init", "./testkernel/init", "-C", "tools", "build", "-trimpath"); err != nil {
 		return nil, err
