@@ -97,6 +97,7 @@ func (h *fleetHost) reaches(hop NextHop) {
 type guest struct {
 	namespace
 	addr.Stable
+	enter      Enter // 0: EnterPeer
 	port, eth0 device
 }
 
@@ -171,7 +172,7 @@ func (g *guest) configure() {
 func (g *guest) entry(state State, host addr.Host, epoch uint64) Machine {
 	return Machine{
 		ID: g.ID(), Network: g.Network(), Epoch: epoch, State: state, Host: host,
-		Port: Port{Ifindex: g.port.index, Enter: EnterPeer, MAC: g.eth0.mac},
+		Port: Port{Ifindex: g.port.index, Enter: orDefault(g.enter, EnterPeer), MAC: g.eth0.mac},
 	}
 }
 
