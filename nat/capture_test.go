@@ -11,19 +11,17 @@ import (
 
 // capture is what comes in on a device, to whomever. Nothing that the device sends is in it.
 type capture struct {
-	t    testing.TB
-	what string
-	fd   int
+	t      testing.TB
+	what   string
+	fd     int
+	buffer []byte
 }
-
-// largest is room for a frame of any size: that of a jumbogram, as the kernel makes them.
-const largest = 1 << 18
 
 // capture starts to look at what comes in.
 func (d device) capture() *capture {
 	d.t.Helper()
 	const every = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8 // in network byte order
-	c := &capture{t: d.t, what: d.String()}
+	c := &capture{t: d.t, what: d.String(), buffer: make([]byte, 1<<16)}
 	d.do(func() (err error) {
 		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
@@ -41,12 +39,25 @@ func (d device) capture() *capture {
 
 // next returns the next frame, or nil.
 func (c *capture) next() []byte {
-	frame := make([]byte, largest)
-	n, err := unix.Read(c.fd, frame)
+	n, err := unix.Read(c.fd, c.buffer)
 	if err != nil {
 		return nil
 	}
-	return bytes.Clone(frame[:n])
+	return bytes.Clone(c.buffer[:n])
+}
+
+// ofMoreThan leaves only the beginning of frames of more bytes than that.
+func (c *capture) ofMoreThan(length int) *capture {
+	c.t.Helper()
+	const beginning = 64
+	filter := []unix.SockFilter{ // in classic BPF
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, Jf: 1, K: uint32(length)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: beginning},
+		{Code: unix.BPF_RET | unix.BPF_K},
+	}
+	ok(c.t, unix.SetsockoptSockFprog(c.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}))
+	return c
 }
 
 // await waits for a frame. Those before it are not looked at again.
@@ -75,15 +86,15 @@ func (c *capture) has(is func([]byte) bool) []byte {
 	return nil
 }
 
-// mark is in the flow label and so in the first four bytes of each packet that a test wants to tell from all others.
-// No checksum covers it, and nothing on the way changes it.
-var mark = []byte{0x60, 0x06, 0xd1, 0x5e}
+// mark is the flow label of each packet that a test wants to tell from all others. No checksum covers it, and nothing on
+// the way changes it.
+var mark = []byte{0x06, 0xd1, 0x5e} // four bits of it are not the flow label's
 
-// marked gives an IPv6 packet in a frame the mark.
+// marked gives the packet in a frame the mark.
 func (f frame) marked() frame {
 	before := f.edit
 	return f.edited(func(b []byte) []byte {
-		copy(b[etherLength+1:], mark[1:])
+		copy(b[etherLength+1:], mark)
 		if before != nil {
 			b = before(b)
 		}
@@ -91,5 +102,12 @@ func (f frame) marked() frame {
 	})
 }
 
-// isMarked also finds it in what embeds such a packet, and in one behind other headers.
-func isMarked(frame []byte) bool { return bytes.Contains(frame, mark) }
+// isMarked also finds the mark in what embeds such a packet, and in a packet behind other headers.
+func isMarked(frame []byte) bool {
+	for i := etherLength; i+len(mark) < len(frame); i++ {
+		if frame[i]>>4 == 6 && frame[i+1]&0xf == mark[0] && bytes.Equal(frame[i+2:i+4], mark[1:]) {
+			return true
+		}
+	}
+	return false
+}

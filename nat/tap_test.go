@@ -55,7 +55,7 @@ type wire struct {
 
 // copy carries frames from one TAP to another, with the header that says what is left to do with them.
 func (w *wire) copy(to, from *os.File) {
-	for b := make([]byte, largest); ; {
+	for b := make([]byte, vnetHeader+1<<16+etherLength); ; {
 		n, err := from.Read(b)
 		if err != nil {
 			return
