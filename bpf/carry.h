@@ -18,6 +18,22 @@ static __always_inline bool is_from_underlay(enum way way)
 	return way == FROM_UNDERLAY || way == FROM_UNDERLAY_L3;
 }
 
+/* check_segments is check_mtu for a jumbogram of the kernel's own making (BIG TCP). The header that
+ * makes it one is in no segment of it, but bpf_check_mtu would count it. */
+static __noinline long check_segments(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+{
+	__u32 mtu = 0;
+	long size = bpf_check_mtu(skb, ifindex, &mtu, 0, 0); /* only asks for the MTU */
+	__u8 offset = 0xf0;
+
+	bpf_skb_load_bytes(skb, p->l3 + sizeof(struct ipv6hdr) + JUMBO_OPTION + TCP_OFFSET, &offset,
+			   sizeof(offset));
+	if (size == BPF_MTU_CHK_RET_SUCCESS &&
+	    sizeof(struct ipv6hdr) + (offset >> 4) * 4 + skb->gso_size > mtu)
+		return BPF_MTU_CHK_RET_SEGS_TOOBIG;
+	return size;
+}
+
 /* check_mtu tells whether the packet, or each segment that it will be cut into, fits a device: as
  * bpf_check_mtu does. Both lengths are without the link layer's header: this device's may have
  * another than that one's. */
@@ -29,6 +45,8 @@ static __always_inline long check_mtu(struct __sk_buff *skb, const struct packet
 		return BPF_MTU_CHK_RET_SUCCESS;
 	if (!skb->gso_size)
 		return bpf_check_mtu(skb, ifindex, &length, 0, 0);
+	if (p->jumbogram)
+		return check_segments(skb, p, ifindex);
 	length = 0; /* which is what there must be for the segments to be looked at */
 	return bpf_check_mtu(skb, ifindex, &length, 0, BPF_MTU_CHK_SEGS);
 }

@@ -34,7 +34,9 @@
 #define MAX_EXTENSION_HEADERS 6
 
 #define ICMPV6_HEADER 8
-#define LAST_ERROR    4 /* ICMPv6 1 to 4 are the errors (RFC 4443 section 2.1) */
+#define JUMBO_OPTION  8	 /* the hop-by-hop header with nothing else in it */
+#define TCP_OFFSET    12 /* in a TCP header: of the byte with the header's length */
+#define LAST_ERROR    4	 /* ICMPv6 1 to 4 are the errors (RFC 4443 section 2.1) */
 
 #define VLAN_ID 0x0fff /* of skb->vlan_tci */
 
@@ -55,6 +57,7 @@ struct packet {
 	__u8 icmpv6;	     /* type; 0: not ICMPv6, or not its first fragment */
 	__u8 upper_protocol; /* behind the extension headers; ICMPv6 and before: not looked for */
 	bool fragment;	     /* of a larger packet */
+	bool jumbogram;	     /* its length is in a jumbo payload option (RFC 2675) */
 	bool outside;	     /* the source is nobody's: from is not known, but perhaps its host */
 };
 
@@ -114,8 +117,10 @@ static __always_inline enum drop_reason read_packet(struct __sk_buff *skb, struc
 	p->end = l3 + sizeof(*ip) + length;
 	if (p->end > skb->len)
 		return DROP_MALFORMED;
-	if (length == 0 && p->next_header == PROTOCOL_HOP_BY_HOP)
-		p->end = skb->len; /* the length is in a jumbo payload option (RFC 2675) */
+	if (length == 0 && p->next_header == PROTOCOL_HOP_BY_HOP) {
+		p->jumbogram = true;
+		p->end = skb->len;
+	}
 	return DROP_NONE;
 }
 

@@ -77,12 +77,18 @@ func (h *fleetHost) knows(other *fleetHost, byMAC bool) {
 	if byMAC {
 		hop.MAC, hop.Trusted = other.underlay.mac, forAnHour
 	}
+	h.reaches(hop)
+}
+
+// reaches tells a host of another one, which has the block of its number, and how the underlay gets there.
+func (h *fleetHost) reaches(hop NextHop) {
+	h.t.Helper()
 	h.do(func() error {
 		return errors.Join(
 			h.PutHost(hop),
 			h.PutBlock(Block{Cell: 1, Block: addr.Block(h.id), Home: h.id}),
-			h.PutBlock(Block{Cell: 1, Block: addr.Block(other.id), Home: other.id}),
-			addRoute("underlay", plan.HostPrefix(other.id), other.address),
+			h.PutBlock(Block{Cell: 1, Block: addr.Block(hop.Host), Home: hop.Host}),
+			addRoute("underlay", plan.HostPrefix(hop.Host), hop.Gateway),
 		)
 	})
 }
@@ -91,6 +97,7 @@ func (h *fleetHost) knows(other *fleetHost, byMAC bool) {
 type guest struct {
 	namespace
 	addr.Stable
+	enter      Enter // 0: EnterPeer
 	port, eth0 device
 }
 
@@ -115,17 +122,30 @@ func (h *fleetHost) attach(s addr.Stable, offload bool) *guest {
 	})
 	g.port = h.up(name, 1500)
 	h.do(func() error { return addAddress(name, netip.MustParsePrefix("fe80::1/64")) })
-	g.do(func() error {
-		if offload {
-			return nil
-		}
+	if !offload {
+		g.withoutOffload("eth0")
+	}
+	g.configure()
+	return g
+}
+
+// withoutOffload has checksums written into packets by who sends them, as the wire has them.
+func (n namespace) withoutOffload(device string) {
+	n.t.Helper()
+	n.do(func() error {
 		e, err := ethtool.NewEthtool()
 		if err != nil {
 			return err
 		}
 		defer e.Close()
-		return e.Change("eth0", map[string]bool{"tx-checksum-ip-generic": false})
+		return e.Change(device, map[string]bool{"tx-checksum-ip-generic": false})
 	})
+}
+
+// configure gives a machine what its guest is to have: its address, and a default route.
+func (g *guest) configure() {
+	g.t.Helper()
+	s := g.Stable
 	g.eth0 = g.up("eth0", 1500)
 	g.do(func() error {
 		return errors.Join(
@@ -135,7 +155,7 @@ func (h *fleetHost) attach(s addr.Stable, offload bool) *guest {
 		)
 	})
 	// an address can be bound to at once, but the kernel's own work has yet to make it one of this namespace's
-	eventually(h.t, fmt.Sprintf("%s is an address of its machine", s), func() error {
+	eventually(g.t, fmt.Sprintf("%s is an address of its machine", s), func() error {
 		var routes []netlink.Route
 		g.do(func() (err error) {
 			routes, err = netlink.RouteGet(s.Addr().AsSlice())
@@ -146,14 +166,13 @@ func (h *fleetHost) attach(s addr.Stable, offload bool) *guest {
 		}
 		return nil
 	})
-	return g
 }
 
 // entry is what the host has to know of the machine.
 func (g *guest) entry(state State, host addr.Host, epoch uint64) Machine {
 	return Machine{
 		ID: g.ID(), Network: g.Network(), Epoch: epoch, State: state, Host: host,
-		Port: Port{Ifindex: g.port.index, Enter: EnterPeer, MAC: g.eth0.mac},
+		Port: Port{Ifindex: g.port.index, Enter: orDefault(g.enter, EnterPeer), MAC: g.eth0.mac},
 	}
 }
 

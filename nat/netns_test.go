@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -356,72 +355,5 @@ func TestMoveLosesNothingAndDeliversNothingEarly(t *testing.T) {
 	}
 	if got := sendUDP(near, fresh, []byte("over here")); string(got) != "over here" {
 		t.Errorf("from the machine's first host arrived %q", got)
-	}
-}
-
-// tap is a TAP device whose other end is the test: what a hypervisor is.
-func (h *fleetHost) tap(name string) (device, *os.File) {
-	h.t.Helper()
-	var file *os.File
-	h.do(func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		request := must(unix.NewIfreq(name))
-		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-			return errors.Join(err, unix.Close(fd))
-		}
-		file = os.NewFile(uintptr(fd), name)
-		return unix.SetNonblock(fd, true)
-	})
-	h.t.Cleanup(func() { file.Close() })
-	return h.up(name, 1500), file
-}
-
-// A TAP hands over frames whose headers are in pages, beyond what a program sees at first.
-func TestTAPIsAPortToo(t *testing.T) {
-	one, _ := newFleet(t, 1500, true)
-	a := one.run(alice, false)
-	warm(a, one.run(stable(5, 1, 0x107), false))
-	in := a.listenUDP(alice.Addr(), 2)
-	port, hypervisor := one.tap("tap0")
-	h := here(bob, 1)
-	h.Port = Port{Ifindex: port.index, Enter: EnterDevice, MAC: mac(9)}
-	one.do(func() error { return errors.Join(one.AttachPort(port.index, bob), one.PutMachine(h)) })
-
-	f := datagram(bob.Addr(), alice.Addr())
-	f.to, f.from = GatewayMAC(), mac(9)
-	f.payload = udp(bob.Addr(), alice.Addr(), []byte("from the tap")...)
-	header := make([]byte, 10)                             // struct virtio_net_hdr
-	binary.NativeEndian.PutUint16(header[2:], etherLength) // all else goes to pages
-	if _, err := hypervisor.Write(append(header, f.bytes()...)); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 100)
-	in.SetReadDeadline(time.Now().Add(patience))
-	n, from, err := in.ReadFromUDPAddrPort(got)
-	if err != nil || string(got[:n]) != "from the tap" || from.Addr() != bob.Addr() {
-		t.Fatalf("arrived %q from %s: %v; drops %v", got[:n], from, err, dropsOf(t, one.Datapath))
-	}
-
-	if _, err := in.WriteToUDPAddrPort([]byte("back"), from); err != nil {
-		t.Fatal(err)
-	}
-	hypervisor.SetReadDeadline(time.Now().Add(patience))
-	for frame := make([]byte, 2000); ; {
-		n, err := hypervisor.Read(frame)
-		if err != nil {
-			t.Fatalf("nothing came back: %v; drops %v", err, dropsOf(t, one.Datapath))
-		}
-		p, isIPv6 := readPacket(frame[len(header):n])
-		if !isIPv6 || p.source != alice.Addr() {
-			continue // the host's own chatter on its device
-		}
-		if !bytes.Equal(p.frame[:6], mac(9)) || p.destination != bob.Addr() || !bytes.HasSuffix(p.frame, []byte("back")) {
-			t.Errorf("came back:\n%s", hexDiff(p.frame, p.frame))
-		}
-		break
 	}
 }

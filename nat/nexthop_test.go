@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // What the daemon has written of a next hop outlives it, but not for long.
@@ -19,7 +17,7 @@ func TestAMACIsUsedOnlyAsLongAsItIsTrusted(t *testing.T) {
 	warm(a, b)
 	arrived := count(b.listenUDP(remote.Addr(), 7))
 	out := a.listenUDP(alice.Addr(), 0)
-	frames := two.underlay.receive()
+	frames := two.underlay.capture().next
 	send := func() {
 		if _, err := out.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(remote.Addr(), 7))); err != nil {
 			t.Fatal(err)
@@ -65,28 +63,5 @@ func TestAMACIsUsedOnlyAsLongAsItIsTrusted(t *testing.T) {
 				})
 			}
 		})
-	}
-}
-
-// receive returns a function that returns the next frame that came in on the device, to whomever, or nil.
-func (d device) receive() (next func() []byte) {
-	d.t.Helper()
-	const every = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8 // in network byte order
-	var fd int
-	d.do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, every)
-		if err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: every, Ifindex: d.index})
-	})
-	d.t.Cleanup(func() { unix.Close(fd) })
-	return func() []byte {
-		frame := make([]byte, 2000)
-		n, err := unix.Read(fd, frame)
-		if err != nil {
-			return nil
-		}
-		return frame[:n]
 	}
 }
