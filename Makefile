@@ -26,7 +26,7 @@ ifeq ($(shell PATH='$(PATH)' command -v go),) # make 4.3 does not export to $(sh
 $(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
 endif
 
-.PHONY: build bin/ip6d demo test test-kernel race fuzz lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
+.PHONY: build bin/ip6d demo test test-kernel race fuzz bench-datapath lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
 
 ## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
 build: bin/ip6d bin/etcd
@@ -68,6 +68,10 @@ fuzz:
 	awk '/^Fuzz/ { name[n++] = $$1 } /^ok/ { while (n) print $$2, name[--n] }' | \
 	while read -r package name; do go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$package"; done
 
+## bench-datapath: measure the datapath beside its rivals, into bench/; takes about six minutes (root)
+bench-datapath: root deps-test
+	go run ./integration/bench
+
 ## lint: gofmt, go vet, staticcheck, tidy modules, clang-format, shellcheck, buf
 lint: lint-go lint-c lint-shell lint-proto lint-modules
 
@@ -79,7 +83,7 @@ lint-go:
 	go -C tools tool staticcheck ./...
 
 lint-c: deps-lint
-	clang-format-19 --dry-run -Werror bpf/*.[ch] integration/lab/guard/*.c
+	clang-format-19 --dry-run -Werror bpf/*.[ch] integration/bench/harness/*.c integration/lab/guard/*.c
 
 lint-shell: deps-lint
 	grep -rlIE --exclude-dir=.git --exclude-dir=bin '^#!/bin/(ba)?sh' . | xargs shellcheck
