@@ -77,7 +77,7 @@ struct {
 /* Events of refused and of misled packets, for the daemon; lost while nobody reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__type(value, struct event); /* what Go reads the layout from */
+	__type(value, struct event);	 /* what Go reads the layout from */
 	__uint(max_entries, 256 * 1024); /* bytes */
 } events SEC(".maps");
 
