@@ -48,7 +48,12 @@ func TestDatagramsThatAreSentTogetherArriveApart(t *testing.T) {
 		v := two.runVirtual(stable(5, 1, 0x201+number), offload).guest
 		for _, pair := range [][2]*guest{{a, near}, {a, far}, {far, a}, {a, v}, {v, a}} {
 			warm(pair[0], pair[1])
-			if err := segments(pair[0], pair[1], randomBytes(40*1200), 1200); err != nil {
+			err := segments(pair[0], pair[1], randomBytes(40*1200), 1200)
+			if errors.Is(err, unix.EIO) && !offload {
+				t.Log("the sender's kernel cuts nothing without its device's checksums, which it does from Linux 6.11 on")
+				break
+			}
+			if err != nil {
 				t.Errorf("offload %t: from %s to %s: %v; drops %v and %v", offload, pair[0], pair[1], err, dropsOf(t, one.Datapath), dropsOf(t, two.Datapath))
 			}
 		}
