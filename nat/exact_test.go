@@ -2,6 +2,8 @@ package nat
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"testing"
 	"time"
 
@@ -129,6 +131,38 @@ func TestPacketsOfEveryKindPassBitByBit(t *testing.T) {
 			if !bytes.Equal(said.Frame, want) {
 				t.Errorf("%s, %s: the reference changes it (%v %s):\n%s", c.name, kind, said.Action, said.Reason, hexDiff(said.Frame, want))
 			}
+		}
+	}
+}
+
+// integrity is the check value of an authentication header right behind the IPv6 header: over the whole packet, but for
+// what may change on the way, and itself (RFC 4302 section 3.3.3).
+func integrity(packet []byte) []byte {
+	b := bytes.Clone(packet)
+	b[0], b[1], b[2], b[3] = 0x60, 0, 0, 0 // traffic class, flow label
+	b[7] = 0                               // hop limit
+	clear(b[ipv6Length+12 : ipv6Length+12+16])
+	mac := hmac.New(sha256.New, []byte("the two machines' own"))
+	mac.Write(b)
+	return mac.Sum(nil)[:16]
+}
+
+// An authentication header covers the addresses. Both machines see the same ones.
+func TestAuthenticationHeadersStayRight(t *testing.T) {
+	one, two := newFleet(t, 1500, true)
+	a, near, far := one.run(alice, false), one.run(bob, false), two.run(remote, false)
+	send := a.eth0.rawSocket()
+	for _, to := range []*guest{near, far} {
+		warm(a, to)
+		in := to.eth0.capture()
+		header := make([]byte, 31)    // without the next header's byte
+		header[0], header[6] = 6, 100 // in words of 4 bytes, less two (section 2.2); SPI
+		sent := datagram(alice.Addr(), to.Addr()).behind([]byte{51}, header).between(a.eth0.mac, GatewayMAC()).marked().bytes()
+		copy(sent[etherLength+ipv6Length+12:], integrity(sent[etherLength:]))
+		ok(t, send(sent))
+		got := in.await("packet with an authentication header", isMarked)
+		if !bytes.Equal(integrity(got[etherLength:]), got[etherLength+ipv6Length+12:][:16]) {
+			t.Errorf("at %s the check value is wrong:\n%s", to, hexDiff(got, sent))
 		}
 	}
 }
