@@ -14,7 +14,7 @@ import (
 )
 
 // A port may have a smaller MTU than the underlay. Who sends more to its machine is told so, on the same host and on
-// another.
+// another, and the host's own services.
 func TestSenderLearnsTheMTUOfAPort(t *testing.T) {
 	const small = 1300
 	one, two := newCarriers(t, 1500)
@@ -24,7 +24,8 @@ func TestSenderLearnsTheMTUOfAPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	narrow := one.runWith(s, small)
-	for _, from := range []*guest{near, far} {
+	service := &guest{one.box, endpointOf(t, 1)}
+	for _, from := range []*guest{near, far, service} {
 		eventually(t, fmt.Sprintf("%s learns that what is larger than %d does not get to %s", from, small, narrow), func() bool {
 			return from.pathMTU(narrow.Addr()) == small
 		})
@@ -37,9 +38,11 @@ func TestSenderLearnsTheMTUOfAPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	route := at.String() + "/128 dev ip6d0"
-	if !one.hasRoute(route) {
-		t.Errorf("there is no route %s", route)
+	routes := []string{at.String() + "/128 dev ip6d0", s.String() + "/128 dev ip6d0"}
+	for _, route := range routes {
+		if !one.hasRoute(route) {
+			t.Errorf("there is no route %s", route)
+		}
 	}
 	port, err := one.agent.FindPort(host.PortName(s.Machine()))
 	if err != nil {
@@ -48,7 +51,9 @@ func TestSenderLearnsTheMTUOfAPort(t *testing.T) {
 	if err := one.agent.RemovePort(port); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the route of a port that was removed is gone", func() bool { return !one.hasRoute(route) })
+	eventually(t, "the routes of a port that was removed are gone", func() bool {
+		return !one.hasRoute(routes[0]) && !one.hasRoute(routes[1])
+	})
 }
 
 // pathMTU sends a datagram of 1500 bytes that must not be cut, and returns what the guest has learned by now.

@@ -86,9 +86,10 @@ func (a *Agent) ensureStackRoutes() error {
 	return nil
 }
 
-// ensurePortRoutes gives each port whose MTU is below that of ip6d0 a route of its own, into ip6d0 and with that MTU: to
-// the routing address that its machine has on this host. By that the host's stack knows what to tell the sender of a
-// packet that is too big for the port. The caller holds portsMu, and not mu.
+// ensurePortRoutes gives each port whose MTU is below that of ip6d0 routes of its own, into ip6d0 and with that MTU: to
+// the routing address that its machine has on this host, by which the host's stack knows what to tell the sender of a
+// packet that is too big for the port; and to the stable one, for what the host's services send. The caller holds
+// portsMu, and not mu.
 func (a *Agent) ensurePortRoutes() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -106,7 +107,9 @@ func (a *Agent) ensurePortRoutes() error {
 			if err != nil {
 				return err
 			}
-			want[netip.PrefixFrom(to.Addr(), 128)] = route{ifindex: a.stack.Ifindex, mtu: p.MTU}
+			r := route{ifindex: a.stack.Ifindex, mtu: p.MTU}
+			want[netip.PrefixFrom(to.Addr(), 128)] = r
+			want[netip.PrefixFrom(p.Address.Addr(), 128)] = r
 		}
 	}
 	now, err := a.kernel.routes()
@@ -129,5 +132,5 @@ func (a *Agent) ensurePortRoutes() error {
 
 // isPortRoute reports whether a route of ip6d's is one that ensurePortRoutes makes.
 func (a *Agent) isPortRoute(to netip.Prefix) bool {
-	return to.Bits() == 128 && a.Plan.HostPrefix(a.Host).Contains(to.Addr())
+	return to.Bits() == 128 && (a.Plan.HostPrefix(a.Host).Contains(to.Addr()) || a.Plan.StablePrefix().Contains(to.Addr()))
 }
