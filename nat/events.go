@@ -39,6 +39,10 @@ func (d *Datapath) ReadEvents(ctx context.Context, f func(Event)) error {
 		if err != nil {
 			return fmt.Errorf("read events: %w", err)
 		}
+		if len(record.RawSample) < binary.Size(bpf.DatapathEvent{}) {
+			// Of an older version's programs: what they sent waits here across an upgrade.
+			continue
+		}
 		e, err := d.event(record.RawSample)
 		if err != nil {
 			return err
