@@ -1,0 +1,60 @@
+package nat
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+// astray is what the daemon is told of a packet for a machine that is not here.
+type astray struct {
+	from        addr.Host  // which is to read again where the machine is
+	destination netip.Addr // as it came
+}
+
+// heard returns what was told since it was last asked, and has the programs tell it again at once.
+func (b *bench) heard() (all []astray, err error) {
+	if b.events == nil {
+		if b.events, err = ringbuf.NewReader(b.objects.Events); err != nil {
+			return nil, err
+		}
+		b.events.SetDeadline(time.Unix(1, 0)) // what is there is there
+		b.t.Cleanup(func() { b.events.Close() })
+	}
+	const eventAstray = 2 // EVENT_ASTRAY in bpf/ip6d.h
+	var r ringbuf.Record
+	var e bpf.DatapathEvent
+	for b.events.AvailableBytes() > 0 { // which asks no kernel
+		err := b.events.ReadInto(&r)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := binary.Read(bytes.NewReader(r.RawSample), binary.NativeEndian, &e); err != nil {
+			return nil, err
+		}
+		if e.Kind != eventAstray {
+			continue
+		}
+		var a [16]byte
+		binary.BigEndian.PutUint64(a[:8], e.Destination.High)
+		binary.BigEndian.PutUint64(a[8:], e.Destination.Low)
+		all = append(all, astray{addr.Host(e.Host), netip.AddrFrom16(a)})
+	}
+	for key := (bpf.DatapathTold{}); all != nil && b.objects.Told.NextKey(nil, &key) == nil; {
+		if err := b.objects.Told.Delete(key); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
