@@ -1,8 +1,6 @@
 package nat
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -29,9 +27,7 @@ func (b *bench) heard() (all []astray, err error) {
 		b.events.SetDeadline(time.Unix(1, 0)) // what is there is there
 		b.t.Cleanup(func() { b.events.Close() })
 	}
-	const eventAstray = 2 // EVENT_ASTRAY in bpf/ip6d.h
 	var r ringbuf.Record
-	var e bpf.DatapathEvent
 	for b.events.AvailableBytes() > 0 { // which asks no kernel
 		err := b.events.ReadInto(&r)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -40,16 +36,13 @@ func (b *bench) heard() (all []astray, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := binary.Read(bytes.NewReader(r.RawSample), binary.NativeEndian, &e); err != nil {
+		e, err := b.event(r.RawSample)
+		if err != nil {
 			return nil, err
 		}
-		if e.Kind != eventAstray {
-			continue
+		if e.Kind == EventAstray {
+			all = append(all, astray{e.Host, e.Destination})
 		}
-		var a [16]byte
-		binary.BigEndian.PutUint64(a[:8], e.Destination.High)
-		binary.BigEndian.PutUint64(a[8:], e.Destination.Low)
-		all = append(all, astray{addr.Host(e.Host), netip.AddrFrom16(a)})
 	}
 	for key := (bpf.DatapathTold{}); all != nil && b.objects.Told.NextKey(nil, &key) == nil; {
 		if err := b.objects.Told.Delete(key); err != nil {

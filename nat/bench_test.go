@@ -29,6 +29,7 @@ type bench struct {
 	options   Options
 
 	port, other, underlay, stack device
+	peers                        map[string]device // the other ends, elsewhere, by the name of this one
 
 	flags  uint32          // of PROG_RUN
 	events *ringbuf.Reader // what the programs tell the daemon; opened by heard
@@ -49,8 +50,9 @@ func newBench(t testing.TB, host addr.Host, withStack bool) *bench {
 	elsewhere.do(func() error { // it would send into the ports, which have the programs attached
 		return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
 	})
-	b.port, _ = vethPair(b.namespace, elsewhere, "port", "p0", 1500)
-	b.other, _ = vethPair(b.namespace, elsewhere, "other", "p1", 1500)
+	b.peers = make(map[string]device)
+	b.port, b.peers["port"] = vethPair(b.namespace, elsewhere, "port", "p0", 1500)
+	b.other, b.peers["other"] = vethPair(b.namespace, elsewhere, "other", "p1", 1500)
 	b.underlay, _ = vethPair(b.namespace, elsewhere, "underlay", "p2", underlayMTU)
 	b.stack, _ = vethPair(b.namespace, elsewhere, "ip6d0", "p3", 1500)
 
