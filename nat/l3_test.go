@@ -22,25 +22,17 @@ func newL3Host(t *testing.T) (h *fleetHost, send func(packet []byte), wire func(
 	h = &fleetHost{namespace: newNamespace(t), id: 1, address: netip.MustParseAddr("2001:db8::1")}
 	tun, file := h.tunDevice("underlay", unix.IFF_TUN, 0, tunMTU)
 	h.underlay = tun
-	h.start(pinDir(t), tunMTU)
-	h.do(func() error { return h.PutBlock(Block{Cell: 1, Block: 1, Home: 1}) })
+	h.start(nil, pinDir(t), tunMTU)
 	for _, host := range []addr.Host{2, 3} {
-		h.do(func() error {
-			return errors.Join(
-				h.PutHost(NextHop{Host: host, Ifindex: tun.index, Kind: HopL3}),
-				h.PutBlock(Block{Cell: 1, Block: addr.Block(host), Home: host}),
-				addRoute("underlay", plan.HostPrefix(host), netip.Addr{}),
-			)
-		})
+		h.reaches(NextHop{Host: host, Ifindex: tun.index, Kind: HopL3})
 	}
-	next := reader(file, func(packet []byte) []byte { return append(make([]byte, etherLength), packet...) })
 	send = func(packet []byte) {
 		t.Helper()
 		if _, err := file.Write(packet); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return h, send, next
+	return h, send, unicast(reader(file), 0, noLink)
 }
 
 // arrives waits for the next packet on the wire.

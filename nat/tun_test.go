@@ -70,63 +70,45 @@ func newTunBench(t *testing.T, flags uint16) *tunBench {
 	guest, other := b.peers["port"], b.peers["other"]
 	b.send = guest.rawSocket()
 	b.captured = map[string]func() []byte{
-		"underlay": reader(b.tun, func(packet []byte) []byte {
-			return append([]byte{12: 0x86, 13: 0xdd}, packet[skip:]...)
-		}),
-		"tap":   reader(hypervisor, bytes.Clone),
-		"port":  guest.capture(),
-		"other": other.capture(),
-		"ip6d0": b.stack.capture(),
+		"underlay": unicast(reader(b.tun), skip, noLink),
+		"tap":      unicast(reader(hypervisor), 0, nil),
+		"port":     unicast(guest.capture().next, 0, nil),
+		"other":    unicast(other.capture().next, 0, nil),
+		"ip6d0":    unicast(b.stack.capture().next, 0, nil),
 	}
 	return b
 }
 
-// reader reads frames of a device of the test's.
-func reader(f *os.File, frame func([]byte) []byte) func() []byte {
-	raw := must(f.SyscallConn())
-	return func() []byte {
-		return nextUnicast(func(b []byte) (n int, err error) {
-			if e := raw.Read(func(fd uintptr) bool { n, err = unix.Read(int(fd), b); return true }); e != nil {
-				return 0, e
+// reader returns the next packet that the test's end of a device has; nil: there is none.
+func reader(f *os.File) func() []byte {
+	raw, b := must(f.SyscallConn()), make([]byte, 1<<17)
+	return func() (packet []byte) {
+		raw.Read(func(fd uintptr) bool {
+			if n, err := unix.Read(int(fd), b); err == nil {
+				packet = bytes.Clone(b[:n])
 			}
-			return n, err
-		}, frame)
+			return true
+		})
+		return packet
 	}
 }
 
-// capture listens to the IPv6 frames that come in by a device.
-func (d device) capture() func() []byte {
-	d.t.Helper()
-	fd := -1
-	d.do(func() (err error) {
-		const ipv6 = 0x86dd
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: d.index, Protocol: ipv6>>8 | ipv6&0xff<<8})
-	})
-	d.t.Cleanup(func() { unix.Close(fd) })
+// unicast passes over what the kernel itself sends to multicast addresses. The first bytes of each are cut off, and link
+// is put there.
+func unicast(next func() []byte, cut int, link []byte) func() []byte {
 	return func() []byte {
-		return nextUnicast(func(b []byte) (int, error) { return unix.Read(fd, b) }, bytes.Clone)
+		for b := next(); b != nil; b = next() {
+			f := append(bytes.Clone(link), b[cut:]...)
+			if len(f) >= etherLength+ipv6Length && f[etherLength+24] != 0xff {
+				return f
+			}
+		}
+		return nil
 	}
 }
 
-// nextUnicast passes over what the kernel itself sends to multicast addresses.
-func nextUnicast(read func([]byte) (int, error), frame func([]byte) []byte) []byte {
-	for b := make([]byte, 1<<16); ; {
-		n, err := read(b)
-		if errors.Is(err, unix.EAGAIN) {
-			return nil
-		}
-		if err != nil {
-			panic(err)
-		}
-		if f := frame(b[:n]); len(f) >= etherLength+ipv6Length && f[etherLength+24] != 0xff {
-			return f
-		}
-	}
-}
+// noLink is what the reference has in the place of the header of a device that has none.
+var noLink = []byte{12: 0x86, 13: 0xdd}
 
 // place is where a frame arrives after a verdict.
 func (b *tunBench) place(v Verdict) string {
@@ -151,7 +133,7 @@ func (b *tunBench) becomes(t *testing.T, want Verdict, before []uint64) {
 	at := b.place(want)
 	frame := want.Frame
 	if at == "underlay" {
-		frame = append([]byte{12: 0x86, 13: 0xdd}, frame[etherLength:]...)
+		frame = append(bytes.Clone(noLink), frame[etherLength:]...)
 	}
 	deadline := time.Now().Add(patience)
 	var got []byte
@@ -203,7 +185,7 @@ func TestPacketsCrossAnL3UnderlayAsTheTableSays(t *testing.T) {
 		if c.frame.etherType != 0 {
 			continue // there is none
 		}
-		t.Run("from_underlay_l3/"+c.name, func(t *testing.T) {
+		passed := t.Run("from_underlay_l3/"+c.name, func(t *testing.T) {
 			packet := c.frame.bytes()[etherLength:]
 			want := b.reference.FromUnderlayL3(packet)
 			b.check(t, c, want)
@@ -216,12 +198,15 @@ func TestPacketsCrossAnL3UnderlayAsTheTableSays(t *testing.T) {
 			}
 			b.becomes(t, want, before)
 		})
+		if !passed {
+			return // what came too late for it would be taken for the next one's
+		}
 	}
 	for _, c := range machineCases() {
 		if c.frame.etherType != 0 || len(c.frame.bytes()) > etherLength+tunMTU {
 			continue // the same by every underlay; and those are larger here than the table means, or than the port's MTU
 		}
-		t.Run("from_machine/"+c.name, func(t *testing.T) {
+		passed := t.Run("from_machine/"+c.name, func(t *testing.T) {
 			c.frame.to, c.frame.from = b.port.mac, mac(0xaa)
 			frame := c.frame.bytes()
 			want := b.reference.FromMachine(b.port.index, bytes.Clone(frame))
@@ -232,6 +217,9 @@ func TestPacketsCrossAnL3UnderlayAsTheTableSays(t *testing.T) {
 			}
 			b.becomes(t, want, before)
 		})
+		if !passed {
+			return
+		}
 	}
 	for _, c := range []packetCase{
 		{"from_machine/as large as the underlay's MTU", sized(remote, tunMTU), ToDevice, ""},
@@ -266,15 +254,15 @@ func (b *tunBench) check(t *testing.T, c packetCase, got Verdict) {
 	}
 }
 
-// segments is a TCP packet of alice's that a device is to cut, as a virtual machine's device hands it over.
-type segments struct {
+// uncut is a TCP packet of alice's that a device is to cut, as a virtual machine's device hands it over.
+type uncut struct {
 	source, destination netip.Addr
 	size                uint16 // of the payload of each
 	count               int
 }
 
 // header is a struct virtio_net_hdr for a frame whose IPv6 packet is at l3.
-func (s segments) header(l3 uint16) []byte {
+func (s uncut) header(l3 uint16) []byte {
 	h := make([]byte, vnetHeader)
 	h[0], h[1] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, unix.VIRTIO_NET_HDR_GSO_TCPV6
 	for at, v := range map[int]uint16{2: l3 + ipv6Length + 20, 4: s.size, 6: l3 + ipv6Length, 8: 16} {
@@ -283,7 +271,7 @@ func (s segments) header(l3 uint16) []byte {
 	return h
 }
 
-func (s segments) frame(to net.HardwareAddr) frame {
+func (s uncut) frame(to net.HardwareAddr) frame {
 	tcp := make([]byte, 20+int(s.size)*s.count)
 	tcp[12], tcp[13] = 5<<4, 0x10 // no options; an acknowledgement
 	pseudo := append(s.source.AsSlice(), s.destination.AsSlice()...)
@@ -299,7 +287,7 @@ func (s segments) frame(to net.HardwareAddr) frame {
 func TestSegmentsToComeCrossAnL3Underlay(t *testing.T) {
 	b := newTunBench(t, unix.IFF_VNET_HDR)
 	const most = tunMTU - ipv6Length - 20
-	into := segments{routing(remote, 2), routing(alice, 1), most, 5}
+	into := uncut{routing(remote, 2), routing(alice, 1), most, 5}
 	b.reference.MTU[b.port.index] = 1 << 16 // the reference knows of no segments
 	b.reference.MTU[b.underlay.index] = 1 << 16
 	t.Run("into a port", func(t *testing.T) {
@@ -325,7 +313,7 @@ func TestSegmentsToComeCrossAnL3Underlay(t *testing.T) {
 		{"out of a port, a byte larger", most + 1, ToStack},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out := segments{alice.Addr(), remote.Addr(), c.size, 5}
+			out := uncut{alice.Addr(), remote.Addr(), c.size, 5}
 			frame := out.frame(b.port.mac).bytes()
 			b.reference.MTU[b.underlay.index] = 1 << 16
 			if c.want == ToStack {
