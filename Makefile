@@ -66,7 +66,7 @@ race: root deps-test deps-race build bin/testreport
 fuzz:
 	go test -list '^Fuzz' $(PACKAGES) | \
 	awk '/^Fuzz/ { name[n++] = $$1 } /^ok/ { while (n) print $$2, name[--n] }' | \
-	while read -r package name; do go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$package"; done
+	while read -r package name; do go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$package"; done
 
 ## bench-datapath: measure the datapath beside its rivals, into bench/; takes about six minutes (root)
 bench-datapath: root deps-test

@@ -8,11 +8,13 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"ip6d/addr"
@@ -27,8 +29,10 @@ type bench struct {
 	options   Options
 
 	port, other, underlay, stack device
+	peers                        map[string]device // the other ends, elsewhere, by the name of this one
 
-	flags uint32 // of PROG_RUN
+	flags  uint32          // of PROG_RUN
+	events *ringbuf.Reader // what the programs tell the daemon; opened by heard
 }
 
 // testChecksumComplete has the kernel hand the program an skb with the sum of the whole packet, as some NICs do,
@@ -46,8 +50,9 @@ func newBench(t testing.TB, host addr.Host, withStack bool) *bench {
 	elsewhere.do(func() error { // it would send into the ports, which have the programs attached
 		return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
 	})
-	b.port, _ = vethPair(b.namespace, elsewhere, "port", "p0", 1500)
-	b.other, _ = vethPair(b.namespace, elsewhere, "other", "p1", 1500)
+	b.peers = make(map[string]device)
+	b.port, b.peers["port"] = vethPair(b.namespace, elsewhere, "port", "p0", 1500)
+	b.other, b.peers["other"] = vethPair(b.namespace, elsewhere, "other", "p1", 1500)
 	b.underlay, _ = vethPair(b.namespace, elsewhere, "underlay", "p2", underlayMTU)
 	b.stack, _ = vethPair(b.namespace, elsewhere, "ip6d0", "p3", 1500)
 
@@ -179,8 +184,11 @@ var verdictCodes = map[Action]int32{
 // compare runs program and reference on a frame, and says how they differ. It must be called in the namespace.
 func (b *bench) compare(program string, ifindex int, frame []byte) (Verdict, error) {
 	want := b.predict(program, ifindex, bytes.Clone(frame))
-	before, err := b.Drops()
+	before, err := b.counters()
 	if err != nil {
+		return want, err
+	}
+	if _, err := b.heard(); err != nil {
 		return want, err
 	}
 	if want.Action == Answer && len(frame) != len(want.Frame) {
@@ -192,22 +200,32 @@ func (b *bench) compare(program string, ifindex int, frame []byte) (Verdict, err
 	if err != nil {
 		return want, fmt.Errorf("%s on %d: %w; reference says %v %s\nframe:\n%s", program, ifindex, err, want.Action, want.Reason, hexDiff(frame, frame))
 	}
-	after, err := b.Drops()
+	after, err := b.counters()
 	if err != nil {
 		return want, err
 	}
 	drops := make(map[string]uint64)
-	for i := range after {
-		if n := after[i].Packets - before[i].Packets; n != 0 {
-			drops[after[i].Reason] = n
+	for i, name := range b.names {
+		if n := after[i] - before[i]; n != 0 {
+			drops[name] = n
 		}
+	}
+	told, err := b.heard()
+	if err != nil {
+		return want, err
 	}
 
 	wantDrops := make(map[string]uint64)
 	if want.Reason != "" {
 		wantDrops[want.Reason] = 1
 	}
+	var wantTold []astray
+	if want.Astray != 0 {
+		wantTold = []astray{{want.Astray, addressAt(frame, etherLength+24)}}
+	}
 	switch {
+	case !slices.Equal(told, wantTold):
+		err = fmt.Errorf("who sends it astray: program says %v, reference %v", told, wantTold)
 	case code != verdictCodes[want.Action] || !maps.Equal(drops, wantDrops):
 		err = fmt.Errorf("program returned %d with drops %v; reference says %v %s", code, drops, want.Action, want.Reason)
 	case want.Action != Refuse && !bytes.Equal(out, want.Frame):
@@ -217,6 +235,25 @@ func (b *bench) compare(program string, ifindex int, frame []byte) (Verdict, err
 		err = fmt.Errorf("%s on %d: %w\nframe:\n%s", program, ifindex, err, hexDiff(frame, frame))
 	}
 	return want, err
+}
+
+// counters reads `drops` as Drops does, in one call into the kernel.
+func (b *bench) counters() ([]uint64, error) {
+	m := b.objects.Drops
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	keys, perCPU := make([]uint32, m.MaxEntries()), make([]uint64, int(m.MaxEntries())*cpus)
+	var cursor ebpf.MapBatchCursor
+	if n, err := m.BatchLookup(&cursor, keys, perCPU, nil); n != len(keys) {
+		return nil, fmt.Errorf("read %d drops of %d: %w", n, len(keys), err)
+	}
+	sums := make([]uint64, len(keys))
+	for i, n := range perCPU {
+		sums[keys[i/cpus]] += n
+	}
+	return sums, nil
 }
 
 // hexDiff prints two frames line by line, lines that differ in pairs with the differing bytes in brackets.

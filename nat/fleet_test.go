@@ -69,6 +69,7 @@ func (h *fleetHost) start(by way, pins string, mtu int) {
 			addRoute("ip6d0", plan.HostPrefix(h.id), netip.Addr{}),
 		)
 	})
+	h.isLocal(endpoint(1, h.id).Addr())
 }
 
 func (h *fleetHost) knows(other *fleetHost, byMAC bool) {
@@ -154,11 +155,17 @@ func (g *guest) configure() {
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("0"), 0),
 		)
 	})
-	// an address can be bound to at once, but the kernel's own work has yet to make it one of this namespace's
-	eventually(g.t, fmt.Sprintf("%s is an address of its machine", s), func() error {
+	g.isLocal(s.Addr())
+}
+
+// isLocal waits until an address is one of the namespace's: it can be bound to at once, but the kernel has yet to take in
+// what comes for it.
+func (n namespace) isLocal(a netip.Addr) {
+	n.t.Helper()
+	eventually(n.t, fmt.Sprintf("%s is an address of its namespace", a), func() error {
 		var routes []netlink.Route
-		g.do(func() (err error) {
-			routes, err = netlink.RouteGet(s.Addr().AsSlice())
+		n.do(func() (err error) {
+			routes, err = netlink.RouteGet(a.AsSlice())
 			return err
 		})
 		if len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -30,22 +29,25 @@ func needsRoot(t testing.TB) {
 	t.Skip("needs root: BPF programs and network namespaces")
 }
 
-// pinDir returns a directory, which does not exist yet, on a BPF file system of the test's own.
+// pinDir returns a directory, which does not exist yet, on a BPF file system of the test's own. It is mounted nowhere, so
+// that it is gone with the test's process, however that ends: it takes all pins with it, and with them links and maps.
 func pinDir(t testing.TB) string {
 	t.Helper()
 	needsRoot(t)
-	mount := t.TempDir()
-	if err := unix.Mount("bpf", mount, "bpf", 0, ""); err != nil {
+	fs, err := unix.Fsopen("bpf", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		t.Fatalf("open bpffs: %v", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		t.Fatalf("make bpffs: %v", err)
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
 		t.Fatalf("mount bpffs: %v", err)
 	}
-	t.Cleanup(func() {
-		// the mount takes all pins with it, and with them links and maps
-		if err := unix.Unmount(mount, 0); err != nil {
-			t.Errorf("unmount bpffs, so something still holds a pin open: %v", err)
-			unix.Unmount(mount, unix.MNT_DETACH)
-		}
-	})
-	return filepath.Join(mount, "ip6d")
+	t.Cleanup(func() { unix.Close(mount) })
+	return fmt.Sprintf("/proc/self/fd/%d/ip6d", mount)
 }
 
 // namespace is a network namespace without a name: it is gone with the test's process, however that ends.

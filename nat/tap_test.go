@@ -29,23 +29,7 @@ const everyOffload = unix.TUN_F_CSUM | unix.TUN_F_TSO6 | unix.TUN_F_TSO4
 // tap is a TAP device whose other end is the test: what a hypervisor is.
 func (n namespace) tap(name string, offloads int) (device, *os.File) {
 	n.t.Helper()
-	var file *os.File
-	n.do(func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		request := must(unix.NewIfreq(name))
-		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		err = errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, request), unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloads))
-		if err != nil {
-			return errors.Join(err, unix.Close(fd))
-		}
-		file = os.NewFile(uintptr(fd), name)
-		return nil
-	})
-	n.t.Cleanup(func() { file.Close() })
-	return n.up(name, 1500), file
+	return n.tunDevice(name, unix.IFF_TAP|unix.IFF_VNET_HDR, offloads, 1500)
 }
 
 // wire is a hypervisor between a port and its guest, and what went over it.

@@ -68,10 +68,10 @@ func (a Action) String() string {
 // Verdict is what becomes of a packet.
 type Verdict struct {
 	Action  Action
-	Reason  string // Refuse, ToStack: the name of the drop
-	Ifindex int    // all but Next and Refuse
-	Frame   []byte // as it is afterwards; nil for Refuse. A device without a link layer takes its header off
-	Astray  bool   // the host that it came from is told that the machine is not here
+	Reason  string    // Refuse, ToStack: the name of the drop
+	Ifindex int       // all but Next and Refuse
+	Frame   []byte    // as it is afterwards; nil for Refuse. A device without a link layer takes its header off
+	Astray  addr.Host // the host that is told that the machine is not here; 0: none
 }
 
 // refusal is the name of a drop; empty: there is none.
@@ -300,12 +300,16 @@ func (r *Reference) carry(p *packet, way string) Verdict {
 		return r.deliver(p, m, way)
 	case ok: // incoming: the owner; away: where it went
 		v := r.forward(p, m.Host, way)
-		v.Astray = way == fromUnderlay && p.cameFrom != 0 && m.State == Away
+		if way == fromUnderlay && m.State == Away {
+			v.Astray = p.cameFrom
+		}
 		return v
 	}
 
 	v := r.carryOn(p, way)
-	v.Astray = way == fromUnderlay && p.cameFrom != 0
+	if way == fromUnderlay {
+		v.Astray = p.cameFrom
+	}
 	return v
 }
 

@@ -1,0 +1,53 @@
+package nat
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"ip6d/addr"
+	"ip6d/bpf"
+)
+
+// astray is what the daemon is told of a packet for a machine that is not here.
+type astray struct {
+	from        addr.Host  // which is to read again where the machine is
+	destination netip.Addr // as it came
+}
+
+// heard returns what was told since it was last asked, and has the programs tell it again at once.
+func (b *bench) heard() (all []astray, err error) {
+	if b.events == nil {
+		if b.events, err = ringbuf.NewReader(b.objects.Events); err != nil {
+			return nil, err
+		}
+		b.events.SetDeadline(time.Unix(1, 0)) // what is there is there
+		b.t.Cleanup(func() { b.events.Close() })
+	}
+	var r ringbuf.Record
+	for b.events.AvailableBytes() > 0 { // which asks no kernel
+		err := b.events.ReadInto(&r)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		e, err := b.event(r.RawSample)
+		if err != nil {
+			return nil, err
+		}
+		if e.Kind == EventAstray {
+			all = append(all, astray{e.Host, e.Destination})
+		}
+	}
+	for key := (bpf.DatapathTold{}); all != nil && b.objects.Told.NextKey(nil, &key) == nil; {
+		if err := b.objects.Told.Delete(key); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
