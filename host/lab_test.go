@@ -121,6 +121,9 @@ func (b *box) addresses(name string) (all []netip.Prefix) {
 	l := b.mustLink(name)
 	b.do(func() error {
 		as, err := netlink.AddrList(l, unix.AF_INET6)
+		for errors.Is(err, netlink.ErrDumpInterrupted) { // the agent is at work
+			as, err = netlink.AddrList(l, unix.AF_INET6)
+		}
 		for _, a := range as {
 			all = append(all, netip.MustParsePrefix(a.IPNet.String()))
 		}
