@@ -151,6 +151,7 @@ func machineCases() []packetCase {
 		{"larger than the underlay's MTU", frame{source: A, destination: remote.Addr(), payload: oversize}, ToStack, "too_big"},
 		{"larger than the port's MTU", frame{source: A, destination: B, payload: oversize}, ToStack, "too_big"},
 		{"as large as the underlay's MTU", frame{source: A, destination: remote.Addr(), payload: oversize[:underlayMTU-ipv6Length]}, ToDevice, ""},
+		{"a byte larger than the underlay's MTU", frame{source: A, destination: remote.Addr(), payload: oversize[:underlayMTU-ipv6Length+1]}, ToStack, "too_big"},
 
 		{"neighbour solicitation", solicitation(linkLocal, solicitedNode, gatewayAddress), Answer, ""},
 		{"neighbour solicitation from the stable address", solicitation(A, solicitedNode, gatewayAddress), Answer, ""},
