@@ -2,6 +2,7 @@ package nat
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"time"
@@ -17,6 +18,8 @@ type astray struct {
 	from        addr.Host  // which is to read again where the machine is
 	destination netip.Addr // as it came
 }
+
+func (a astray) String() string { return fmt.Sprintf("host %d sent to %s", a.from, a.destination) }
 
 // heard returns what was told since it was last asked, and has the programs tell it again at once.
 func (b *bench) heard() (all []astray, err error) {

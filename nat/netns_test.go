@@ -357,3 +357,18 @@ func TestMoveLosesNothingAndDeliversNothingEarly(t *testing.T) {
 		t.Errorf("from the machine's first host arrived %q", got)
 	}
 }
+
+// A guest that sends to another MAC than its gateway's is understood, too: its receiver's stack must not take the packet for
+// another's.
+func TestPacketToAnotherMACReachesTheSocket(t *testing.T) {
+	one, _ := newFleet(t, 1500, true)
+	a, b := one.run(alice, false), one.run(bob, false)
+	in := b.listenUDP(bob.Addr(), 2)
+	f := datagram(alice.Addr(), bob.Addr())
+	f.to, f.from = mac(0xbb), a.eth0.mac
+	ok(t, a.eth0.rawSocket()(f.bytes()))
+	in.SetReadDeadline(time.Now().Add(patience))
+	if _, from, err := in.ReadFromUDPAddrPort(make([]byte, 10)); err != nil || from.Addr() != alice.Addr() {
+		t.Errorf("arrived from %s: %v; drops %v", from, err, dropsOf(t, one.Datapath))
+	}
+}
