@@ -8,6 +8,7 @@
 #include <linux/in6.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "address.h"
@@ -43,6 +44,19 @@
 #define PACKET_HOST	 0 /* linux/if_packet.h */
 #define PACKET_OTHERHOST 3
 
+#define CHECKSUM_PARTIAL 3 /* linux/skbuff.h: of ip_summed */
+
+/* The kernel's own record of a packet, as far as it is asked. The loader finds where in it the
+ * fields are. */
+struct sk_buff {
+	__u8 ip_summed : 2;
+	__u16 csum_start;  /* from where network_header is from */
+	__u16 csum_offset; /* from csum_start */
+	__u16 network_header;
+} __attribute__((preserve_access_index));
+
+extern void *bpf_cast_to_kern_ctx(void *skb) __ksym __weak; /* Linux 6.2 */
+
 /* A packet, as far as anything is decided on it. Offsets are from the start of the frame. */
 struct packet {
 	struct address source; /* as it came, and so is the destination */
@@ -51,7 +65,7 @@ struct packet {
 	struct numbers to;
 	__u32 l3;    /* where the IPv6 header begins: 0 on a device without a link layer */
 	__u32 end;   /* of the IPv6 packet; what follows is padding */
-	__u32 upper; /* of the ICMPv6 header, where icmpv6 is not 0 */
+	__u32 upper; /* behind the extension headers: of the ICMPv6 header, where icmpv6 is not 0 */
 	__u8 next_header;
 	__u8 hop_limit;
 	__u8 icmpv6;	     /* type; 0: not ICMPv6, or not its first fragment */
@@ -142,6 +156,7 @@ static __noinline enum drop_reason read_extensions(struct __sk_buff *skb, struct
 		__u32 length;
 
 		p->upper_protocol = next;
+		p->upper = offset;
 		if (next == PROTOCOL_ROUTING)
 			return DROP_ROUTING_HEADER;
 		if (next != PROTOCOL_ICMPV6 && !is_extension(next))
@@ -152,11 +167,11 @@ static __noinline enum drop_reason read_extensions(struct __sk_buff *skb, struct
 		switch (next) {
 		case PROTOCOL_ICMPV6:
 			p->icmpv6 = header[0];
-			p->upper = offset;
 			return DROP_NONE;
 		case PROTOCOL_FRAGMENT: /* RFC 8200 section 4.5 */
 			p->fragment = true;
 			p->upper_protocol = header[0];
+			p->upper = offset + 8;
 			if (header[2] || header[3] & 0xf8)
 				return DROP_NONE;
 			length = 8;
@@ -173,15 +188,47 @@ static __noinline enum drop_reason read_extensions(struct __sk_buff *skb, struct
 	return DROP_EXTENSION_HEADERS;
 }
 
+/* overwrites tells a packet that lacks a checksum yet, and has its place in what is decided on: in the
+ * headers, up to the ICMPv6 type. Who sends a packet with a virtio header, to a TAP or a packet
+ * socket, says where the place is; and the kernel writes there when the packet leaves. */
+static __always_inline bool overwrites(struct __sk_buff *skb, const struct packet *p)
+{
+	int headers = p->upper - p->l3 + sizeof(__u16);
+	int place;
+
+	if (bpf_cast_to_kern_ctx) {
+		const struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+
+		if (BPF_CORE_READ_BITFIELD(kernel, ip_summed) != CHECKSUM_PARTIAL)
+			return false;
+		place = kernel->csum_start + kernel->csum_offset - kernel->network_header;
+	} else {
+		const struct sk_buff *kernel = (const void *)skb;
+
+		if (BPF_CORE_READ_BITFIELD_PROBED(kernel, ip_summed) != CHECKSUM_PARTIAL)
+			return false;
+		place = BPF_CORE_READ(kernel, csum_start) + BPF_CORE_READ(kernel, csum_offset) -
+			BPF_CORE_READ(kernel, network_header);
+	}
+	return place < headers;
+}
+
 /* read_upper finds what is behind any extension headers, and the type where that is ICMPv6. Where
  * the type would be in a later fragment the packet is refused: whoever reassembles it would see
  * what was not looked at (RFC 7112). */
 static __always_inline enum drop_reason read_upper(struct __sk_buff *skb, struct packet *p)
 {
-	if (p->next_header == PROTOCOL_ICMPV6 || is_extension(p->next_header))
-		return read_extensions(skb, p);
-	p->upper_protocol = p->next_header;
-	return DROP_NONE;
+	enum drop_reason refused = DROP_NONE;
+
+	if (p->next_header == PROTOCOL_ICMPV6 || is_extension(p->next_header)) {
+		refused = read_extensions(skb, p);
+	} else {
+		p->upper_protocol = p->next_header;
+		p->upper = p->l3 + sizeof(struct ipv6hdr);
+	}
+	if (!refused && overwrites(skb, p))
+		return DROP_MALFORMED;
+	return refused;
 }
 
 /* is_tunnelled tells a packet in a packet, which a host's stack might unpack and take for its own. */

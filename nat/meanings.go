@@ -14,7 +14,7 @@ var dropMeanings = map[string]string{
 	"no_egress":           "the destination is outside of the fleet",
 	"other_network":       "sender and receiver are of different networks",
 	"neighbour_discovery": "ICMPv6 of types 133 to 137, which must not leave its link, to a machine or a host's endpoint",
-	"malformed":           "its headers contradict its length or each other, or it could not be rewritten",
+	"malformed":           "its headers contradict its length or each other, or its checksum would be written into them; or it could not be rewritten",
 	"routing_header":      "it has a routing header, with which its receiver would send it on",
 	"extension_headers":   "more extension headers than are looked behind",
 	"invalid_source":      "from the underlay: a source with the routing prefix that is no valid routing address",
