@@ -41,7 +41,8 @@ static __always_inline void send_event(struct __sk_buff *skb, const struct packe
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* is_sampled tells whether this refusal is one of the few of its reason that are told of. */
+/* is_sampled tells whether this refusal is one of the few of its reason that are told of. What went
+ * astray has the place of DROP_NONE. */
 static __always_inline bool is_sampled(enum drop_reason reason)
 {
 	__u64 window = bpf_ktime_get_coarse_ns() >> EVENT_WINDOW_SHIFT;
@@ -90,6 +91,9 @@ static __noinline int tell_astray(struct __sk_buff *skb, const struct packet *p,
 	__u64 *last = bpf_map_lookup_elem(&told, &key);
 
 	if (last && now - *last < TOLD_INTERVAL)
+		return 0;
+	/* a machine that tries all numbers of its network makes a key of each */
+	if (!is_sampled(DROP_NONE))
 		return 0;
 	bpf_map_update_elem(&told, &key, &now, BPF_ANY);
 	send_event(skb, p, EVENT_ASTRAY, DROP_NONE, way, p->from.host);

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"ip6d/addr"
@@ -52,5 +53,9 @@ func (b *bench) heard() (all []astray, err error) {
 			return nil, err
 		}
 	}
-	return all, nil
+	if all == nil {
+		return nil, nil
+	}
+	const sampledAs = uint32(bpf.DatapathDropReasonDROP_NONE)
+	return all, b.objects.Samples.Put(sampledAs, make([]bpf.DatapathSample, ebpf.MustPossibleCPU()))
 }

@@ -37,5 +37,5 @@ type Event struct {
 // EventsLost is how many events there were that nobody gets, since the maps were made.
 type EventsLost struct {
 	RingFull uint64 // nobody read them, or not fast enough
-	Sampled  uint64 // of more drops for one reason at once than are told of one by one
+	Sampled  uint64 // of more drops for one reason, or packets astray, at once than are told of one by one
 }

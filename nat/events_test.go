@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"ip6d/addr"
 )
 
 // readEvents reads events until the test ends or stop is called.
@@ -139,6 +141,33 @@ func TestAPacketAstrayIsToldOnceASecond(t *testing.T) {
 	if e := <-events; e.Kind != EventDrop || e.Reason != "stack_destination" {
 		t.Errorf("five packets at once are told of again, by %+v", e)
 	}
+}
+
+// A machine that tries all numbers of its network has its host told of few of them.
+func TestPacketsAstrayForManyMachinesAreSampled(t *testing.T) {
+	b := newBench(t, 1, true)
+	b.nextHop(3, b.underlay.index, forAnHour)
+	b.reference.Blocks[BlockID{Cell: 1, Block: 7}] = 3
+	b.load()
+	events, _ := b.readEvents()
+	nextEvent(t, events, EventDrop) // of what newBench sent
+	b.namespace.do(func() error {
+		for n := range addr.Machine(addr.BlockSize) {
+			sent := b.toUnderlay(datagram(routing(remote, 2), routing(stable(5, 1, 0x700+n), 1))).bytes()
+			if _, _, err := b.run(fromUnderlay, b.underlay.index, sent); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	nextEvent(t, events, EventAstray)
+	eventually(t, "each packet is told of or counted as lost", func() error {
+		lost, err := b.EventsLost()
+		if told := 1 + len(events); err == nil && told+int(lost.Sampled) < addr.BlockSize || told > addr.BlockSize/2 {
+			err = fmt.Errorf("of %d packets %d were told of, lost are %+v", addr.BlockSize, told, lost)
+		}
+		return err
+	})
 }
 
 func TestWhatIsNotToldIsCounted(t *testing.T) {
