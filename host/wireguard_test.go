@@ -509,6 +509,33 @@ func TestAWireGuardProcessRefusesTheNameOfAnother(t *testing.T) {
 	}
 }
 
+// As one that was stopped, or is stuck: its socket takes connections, and nobody reads from them.
+func TestAWireGuardProcessThatDoesNotAnswerIsNamedAndNotWaitedForForEver(t *testing.T) {
+	h := &meshHost{box: newBox(t), id: 1, device: fmt.Sprintf("wg%d", meshDevices.Add(1)), hops: newHops()}
+	key, err := host.LoadPrivateKey(filepath.Join(t.TempDir(), "wireguard.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.key = key
+	h.do(func() error {
+		tun := &netlink.Tuntap{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.TUNTAP_MODE_TUN}
+		tun.Name = h.device
+		return errors.Join(netlink.LinkAdd(tun), netlink.LinkSetAlias(tun, "ip6d underlay"))
+	})
+	if err := os.MkdirAll("/var/run/wireguard", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Listen("unix", "/var/run/wireguard/"+h.device+".sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, err = h.newAgent(h.options()).Prepare()
+	if way := fmt.Sprintf("kill -9 %d", os.Getpid()); !errors.Is(err, host.ErrNoUnderlay) || !strings.Contains(err.Error(), way) {
+		t.Errorf("error %v, want ErrNoUnderlay and %q", err, way)
+	}
+}
+
 func TestADeviceWithoutLinkLayerNeedsNoNextHops(t *testing.T) {
 	b, h := newBox(t), newHops()
 	tun := &netlink.Tuntap{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.TUNTAP_MODE_TUN}
