@@ -350,6 +350,20 @@ func TestADeletedDeviceIsBackWithItsPeers(t *testing.T) {
 	one.reaches(two)
 }
 
+// Else what the others send into their sessions of before would be lost, for as long as nothing is sent to them.
+func TestANewDeviceMakesNewSessionsBeforeAnybodySends(t *testing.T) {
+	all := newMesh(t, 2)
+	one, two := all[0], all[1]
+	one.reaches(two)
+	before, _ := one.seen(two)
+	two.delete(two.device)
+	eventually(t, "host 1 has another session with host 2", func() bool {
+		now, _ := one.seen(two)
+		return now.LastHandshakeTime.After(before.LastHandshakeTime)
+	})
+	one.reaches(two)
+}
+
 func TestAPeerRemovedByHandIsBack(t *testing.T) {
 	f := newFleet(t)
 	one, two := f.newMeshHost(1), f.newMeshHost(2)
