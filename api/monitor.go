@@ -3,12 +3,12 @@ package api
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/vishvananda/netlink"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"ip6d/addr"
@@ -88,8 +88,9 @@ func (s *hostServer) event(e nat.Event) *ip6dv1.DropEvent {
 	m := &ip6dv1.DropEvent{
 		Time: timestamppb.New(e.Time), Reason: e.Reason, Way: e.Way, NextHeader: uint32(e.NextHeader), Length: uint32(e.Length),
 	}
-	if device, err := net.InterfaceByIndex(e.Ifindex); err == nil {
-		m.Device = device.Name
+	// Not by package net, which lists all devices for one, and there is one for each machine.
+	if device, err := netlink.LinkByIndex(e.Ifindex); err == nil {
+		m.Device = device.Attrs().Name
 	}
 	if e.Source.IsValid() {
 		m.Source, m.Destination = e.Source.String(), e.Destination.String()

@@ -2,8 +2,15 @@ package api
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +190,80 @@ func TestASlowCallerIsToldHowManyDropsItMissed(t *testing.T) {
 	if shown+missed != sent || missed == 0 || shown == 0 {
 		t.Errorf("of %d drops %d were shown and %d missed", sent, shown, missed)
 	}
+}
+
+// stuckPipe is the server's end of a pipe, which holds nothing: what is written waits for the reader.
+type stuckPipe struct {
+	net.Conn
+	writing atomic.Bool
+}
+
+func (p *stuckPipe) Write(b []byte) (int, error) {
+	p.writing.Store(true)
+	defer p.writing.Store(false)
+	return p.Conn.Write(b)
+}
+
+func TestACallerWhoReadsNothingDoesNotHoldUpTheEndOfTheServer(t *testing.T) {
+	d := newDaemon(t, 1, nil)
+	serving, end := context.WithCancel(context.Background())
+	defer end()
+	s := NewServer(NewHandler(HandlerOptions{Map: d.hwmap, Datapath: d.datapath, Events: d.events}), slog.New(slog.DiscardHandler))
+	s.BaseContext = func(net.Listener) context.Context { return serving }
+	l := &pipes{accept: make(chan net.Conn), closed: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	ours, theirs := net.Pipe()
+	pipe := &stuckPipe{Conn: theirs}
+	client := newClient("http://ip6d", func(context.Context, string, string) (net.Conn, error) {
+		l.accept <- pipe
+		return ours, nil
+	})
+	defer client.Close()
+	stream, err := client.Hosts.MonitorDrops(t.Context(), connect.NewRequest(&ip6dv1.MonitorDropsRequest{}))
+	if err != nil || !stream.Receive() {
+		t.Fatalf("%v, %v", err, stream.Err())
+	}
+	defer stream.Close()
+	d.events.Publish(nat.Event{Kind: nat.EventDrop, Reason: "loop", Way: strings.Repeat("x", 1e5)})
+	for deadline := time.Now().Add(patience); !pipe.writing.Load(); {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is written")
+		}
+		runtime.Gosched()
+	}
+	end()
+	patient, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.Shutdown(patient); err != nil {
+		t.Errorf("the server ends with %v", err)
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
+}
+
+// pipes is a listener whose connections are handed to it.
+type pipes struct {
+	accept chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.accept:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
 }
 
 func TestDropsAreToldForEveryReason(t *testing.T) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -46,8 +47,26 @@ func NewHandler(o HandlerOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit))
-	mux.Handle(ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit))
+	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
+	mux.Handle(path, hosts)
+	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))
 	return mux
+}
+
+// lastWrite is how long a stream that ends may take to say so.
+const lastWrite = time.Second
+
+// endWithContext ends an answer soon after its request's context: whoever does not read what he is sent holds it up, and with
+// it the end of the daemon.
+func endWithContext(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stop := context.AfterFunc(r.Context(), func() {
+			// An error means that the connection has gone, and nothing holds it up.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lastWrite))
+		})
+		defer stop()
+		h.ServeHTTP(w, r)
+	})
 }
 
 // NewServer returns a server of h for the listeners of a daemon. It speaks HTTP/1.1, and HTTP/2 without TLS, which gRPC

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"go4.org/netipx"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -34,6 +35,10 @@ func (a *Agent) checkMeshPeer(p Peer) error {
 	return nil
 }
 
+// greetingInterval has a peer of a new device sent a keepalive at once, and then hardly ever again. A peer that has a
+// session with the device before this one goes on with it otherwise, for 15 s in which all that it sends is lost.
+const greetingInterval = 65535 * time.Second // the most that there can be
+
 // ensureMesh brings the device's peers to what SetHosts asked for. Peers that are right are not touched, so that their
 // sessions go on. The caller holds mu.
 func (a *Agent) ensureMesh() error {
@@ -45,6 +50,7 @@ func (a *Agent) ensureMesh() error {
 		}
 		want[key] = p
 	}
+	greeting := greetingInterval
 	var gone, changed []wgtypes.PeerConfig
 	for _, now := range a.mesh {
 		p, wanted := want[now.PublicKey]
@@ -58,6 +64,9 @@ func (a *Agent) ensureMesh() error {
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(want), func(x, y wgtypes.Key) int { return cmp.Compare(want[x].Host, want[y].Host) }) {
 		c, _ := a.mendPeer(wgtypes.Peer{PublicKey: key}, want[key])
+		if len(a.mesh) == 0 { // the device is new
+			c.PersistentKeepaliveInterval = &greeting
+		}
 		changed = append(changed, c)
 	}
 	if len(gone)+len(changed) == 0 {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -98,7 +99,7 @@ func openSocket(ctx context.Context, name string) (*os.File, error) {
 
 // waitEnd waits until the process of a device that was deleted has let go of its socket, and so of its UDP port too.
 func waitEnd(name string) error {
-	path := "/var/run/wireguard/" + name + ".sock"
+	path := socketPath(name)
 	for end := time.Now().Add(endTimeout); ; {
 		_, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -113,6 +114,50 @@ func waitEnd(name string) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// answerTimeout is how long a WireGuard process may take to say the first of what it is set to.
+const answerTimeout = 5 * time.Second
+
+// checkAnswers refuses a WireGuard process that does not answer: who configures it would wait for it without end, and all
+// that waits for the agent with him.
+func checkAnswers(name string) error {
+	c, err := net.Dial("unix", socketPath(name))
+	if err != nil {
+		return fmt.Errorf("configure the WireGuard process of %s: %w", name, err)
+	}
+	defer c.Close()
+	err = c.SetDeadline(time.Now().Add(answerTimeout))
+	if err == nil {
+		_, err = io.WriteString(c, "get=1\n\n")
+	}
+	if err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w: the WireGuard process of %s does not answer within %v; kill -9 %d, and another one is started", ErrNoUnderlay, name, answerTimeout, listenerOf(c))
+	}
+	if err != nil {
+		return fmt.Errorf("configure the WireGuard process of %s: %w", name, err)
+	}
+	return nil
+}
+
+// listenerOf is the id of the process at the other end of a unix socket, 0 when it cannot be known.
+func listenerOf(c net.Conn) int {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(peer.Pid)
+		}
+	})
+	return pid
+}
+
+func socketPath(name string) string { return "/var/run/wireguard/" + name + ".sock" }
 
 // queueLength is how many packets may wait for the process, which may itself wait for a CPU: as many as on Ethernet, and twice
 // a TUN's default. More would only make TCP wait longer.

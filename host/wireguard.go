@@ -111,6 +111,11 @@ func (a *Agent) configureWireGuard(l netlink.Link) error {
 	if t := l.Type(); t != "wireguard" && (t != "tuntap" || !labelled) {
 		return taken("a " + t + " device")
 	}
+	if l.Type() == "tuntap" {
+		if err := checkAnswers(a.Underlay); err != nil {
+			return err
+		}
+	}
 	now, err := a.kernel.wireGuard(a.Underlay)
 	if err != nil {
 		return err

@@ -350,6 +350,20 @@ func TestADeletedDeviceIsBackWithItsPeers(t *testing.T) {
 	one.reaches(two)
 }
 
+// Else what the others send into their sessions of before would be lost, for as long as nothing is sent to them.
+func TestANewDeviceMakesNewSessionsBeforeAnybodySends(t *testing.T) {
+	all := newMesh(t, 2)
+	one, two := all[0], all[1]
+	one.reaches(two)
+	before, _ := one.seen(two)
+	two.delete(two.device)
+	eventually(t, "host 1 has another session with host 2", func() bool {
+		now, _ := one.seen(two)
+		return now.LastHandshakeTime.After(before.LastHandshakeTime)
+	})
+	one.reaches(two)
+}
+
 func TestAPeerRemovedByHandIsBack(t *testing.T) {
 	f := newFleet(t)
 	one, two := f.newMeshHost(1), f.newMeshHost(2)
@@ -506,6 +520,33 @@ func TestAWireGuardProcessRefusesTheNameOfAnother(t *testing.T) {
 	one.delete(device)
 	if err := first.Wait(); err != nil {
 		t.Errorf("when its device was deleted, the first ended with %v", err)
+	}
+}
+
+// As one that was stopped, or is stuck: its socket takes connections, and nobody reads from them.
+func TestAWireGuardProcessThatDoesNotAnswerIsNamedAndNotWaitedForForEver(t *testing.T) {
+	h := &meshHost{box: newBox(t), id: 1, device: fmt.Sprintf("wg%d", meshDevices.Add(1)), hops: newHops()}
+	key, err := host.LoadPrivateKey(filepath.Join(t.TempDir(), "wireguard.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.key = key
+	h.do(func() error {
+		tun := &netlink.Tuntap{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.TUNTAP_MODE_TUN}
+		tun.Name = h.device
+		return errors.Join(netlink.LinkAdd(tun), netlink.LinkSetAlias(tun, "ip6d underlay"))
+	})
+	if err := os.MkdirAll("/var/run/wireguard", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Listen("unix", "/var/run/wireguard/"+h.device+".sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, err = h.newAgent(h.options()).Prepare()
+	if way := fmt.Sprintf("kill -9 %d", os.Getpid()); !errors.Is(err, host.ErrNoUnderlay) || !strings.Contains(err.Error(), way) {
+		t.Errorf("error %v, want ErrNoUnderlay and %q", err, way)
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
 	"ip6d/addr"
 )
 
@@ -228,6 +231,39 @@ func TestEventsWaitForTheNextReader(t *testing.T) {
 		if e := nextEvent(t, events, EventDrop); e.Source != want {
 			t.Errorf("after a restart the event is of %s, want %s", e.Source, want)
 		}
+	}
+}
+
+// An older version, whose events were smaller, may have left some.
+func TestEventsOfAnotherLayoutAreLeftOut(t *testing.T) {
+	b := newBench(t, 1, true)
+	older, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS,
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R0, 0),
+			asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+			asm.LoadMapPtr(asm.R1, b.objects.Events.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, -8),
+			asm.Mov.Imm(asm.R3, 8),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.FnRingbufOutput.Call(),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer older.Close()
+	if _, err := older.Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
+		t.Fatal(err)
+	}
+	events, _ := b.readEvents()
+	b.namespace.do(func() error {
+		_, _, err := b.run(fromStack, b.stack.index, datagram(control(2), internet).bytes())
+		return err
+	})
+	for nextEvent(t, events, EventDrop).Source != control(2) { // what newBench sent comes first
 	}
 }
 

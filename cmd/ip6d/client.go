@@ -46,6 +46,9 @@ func (c *cli) explain(err error) error {
 	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("no daemon answers on %s: is `ip6d serve` running? (%w)", c.socket, dial.Err)
 	}
+	if connect.CodeOf(err) == connect.CodeUnimplemented {
+		return fmt.Errorf("the daemon on %s does not know this command: it is of an older version; restart it with this one", c.socket)
+	}
 	if answered, ok := errors.AsType[*connect.Error](err); ok {
 		return errors.New(answered.Message())
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -164,6 +165,17 @@ func TestWithoutADaemonACommandAsksForOne(t *testing.T) {
 	for _, line := range []string{"machine list", "migrate begin web1 --to host2", "host show 1", "status"} {
 		got := runLine(t, "", append([]string{"--socket", dead}, strings.Fields(line)...)...)
 		if got.status != exitError || !strings.Contains(got.stderr, "no daemon answers on "+dead+": is `ip6d serve` running?") {
+			t.Errorf("ip6d %s: %+v", line, got)
+		}
+		checkOneLine(t, got)
+	}
+}
+
+func TestADaemonOfAnOlderVersionIsSaidToBeOne(t *testing.T) {
+	socket := serveStub(t, http.NotFoundHandler()) // what it has not got, it does not find
+	for _, line := range []string{"drops", "monitor"} {
+		got := runLine(t, "", "--socket", socket, line)
+		if got.status != exitError || !strings.Contains(got.stderr, "older version") {
 			t.Errorf("ip6d %s: %+v", line, got)
 		}
 		checkOneLine(t, got)

@@ -139,12 +139,17 @@ func startStub(t *testing.T, s *stub) (socket string) {
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewHostServiceHandler(s))
+	return serveStub(t, mux)
+}
+
+func serveStub(t *testing.T, h http.Handler) (socket string) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := api.NewServer(mux, slog.New(slog.DiscardHandler))
+	server := api.NewServer(h, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	t.Cleanup(func() {
