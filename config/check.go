@@ -174,6 +174,12 @@ func (c *checker) socket(text string) string {
 // maxDevice is the longest name of a network device, in bytes: IFNAMSIZ without its end.
 const maxDevice = 15
 
+// The MTU of a mesh: of every IPv6 link (RFC 8200 section 5), and the largest that a device can have.
+const (
+	minMTU = 1280
+	maxMTU = 65535
+)
+
 func (c *checker) underlay(to *Config, u Underlay) {
 	if u == (Underlay{}) {
 		return
@@ -184,6 +190,9 @@ func (c *checker) underlay(to *Config, u Underlay) {
 		if u.Endpoint != "" {
 			c.wrong("underlay.endpoint", u.Endpoint, "is for underlay.type wireguard only")
 		}
+		if u.MTU != "" {
+			c.wrong("underlay.mtu", u.MTU, "is for underlay.type wireguard only; another device has its own, which ports follow")
+		}
 		to.UnderlayAddress = netip.AddrPortFrom(c.underlayAddress(to, u.Address), port)
 	case "wireguard":
 		if u.VerifyMAC != "" {
@@ -192,6 +201,10 @@ func (c *checker) underlay(to *Config, u Underlay) {
 		u.Device = cmp.Or(u.Device, DefaultWireGuard)
 		if u.Address != "" {
 			c.wrong("underlay.address", u.Address, "with underlay.type wireguard each host has an address by its id; leave this out")
+		}
+		to.UnderlayMTU = int(c.number("underlay.mtu", u.MTU, maxMTU, DefaultMTU))
+		if to.UnderlayMTU < minMTU {
+			c.wrong("underlay.mtu", u.MTU, fmt.Sprintf("must be a number from %d, which IPv6 needs, to %d", minMTU, maxMTU))
 		}
 		to.UnderlayEndpoint = c.underlayEndpoint(to, u.Endpoint)
 		if control, err := to.Plan.Control(to.Host); err == nil { // else the host is wrong, and told already

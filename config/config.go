@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ip6d/addr"
+	"ip6d/host"
 	"ip6d/nat"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	UnderlayDevice   string         // empty: no underlay
 	UnderlayAddress  netip.AddrPort // where this host answers the others; the zero AddrPort without an underlay
 	VerifyMAC        bool           // see nat.Options
+	UnderlayMTU      int            // of the mesh, in bytes; only if the underlay is WireGuard
 	UnderlayEndpoint netip.AddrPort // where WireGuard of the others finds this host; valid only if the underlay is WireGuard
 
 	Endpoints []string // URLs of the fleet's store; none: standalone
@@ -50,6 +52,7 @@ const (
 	DefaultPort       = 6446
 	DefaultCluster    = "default"
 	DefaultWireGuard  = "ip6dwg" // the device
+	DefaultMTU        = host.DefaultWireGuardMTU
 	DefaultQuarantine = time.Hour
 
 	defaultHost addr.Host = 1 // standalone only

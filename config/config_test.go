@@ -138,7 +138,7 @@ log_level: debug
 
 func TestAWireGuardUnderlayHasItsAddressByTheHostsID(t *testing.T) {
 	want := zero
-	want.Host, want.UnderlayDevice = 0x12345, "ip6dwg"
+	want.Host, want.UnderlayDevice, want.UnderlayMTU = 0x12345, "ip6dwg", 1420
 	want.UnderlayAddress = netip.MustParseAddrPort("[fdab:1:2345::1]:6446")
 	for _, c := range []struct {
 		text   string
@@ -146,7 +146,8 @@ func TestAWireGuardUnderlayHasItsAddressByTheHostsID(t *testing.T) {
 	}{
 		{"endpoint: '192.0.2.1:51820'", func(c *Config) { c.UnderlayEndpoint = netip.MustParseAddrPort("192.0.2.1:51820") }},
 		{"endpoint: '[::ffff:192.0.2.1]:51820'", func(c *Config) { c.UnderlayEndpoint = netip.MustParseAddrPort("192.0.2.1:51820") }},
-		{"endpoint: '[2001:db8::1]:7', device: wg9, port: 7000", func(c *Config) {
+		{"endpoint: '[2001:db8::1]:7', device: wg9, port: 7000, mtu: 1380", func(c *Config) {
+			c.UnderlayMTU = 1380
 			c.UnderlayEndpoint, c.UnderlayDevice = netip.MustParseAddrPort("[2001:db8::1]:7"), "wg9"
 			c.UnderlayAddress = netip.MustParseAddrPort("[fdab:1:2345::1]:7000")
 		}},
@@ -198,6 +199,8 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"underlay: {device: eth0, address: 'fd00::1', endpoint: '192.0.2.1:51820'}", `underlay.endpoint "192.0.2.1:51820": is for underlay.type wireguard only`},
 		{"underlay: {type: wireguard, endpoint: '192.0.2.1:51820', address: 'fd00::1'}", `underlay.address "fd00::1": with underlay.type wireguard`},
 		{"underlay: {type: wireguard, endpoint: '192.0.2.1:51820', device: a/b}", `underlay.device "a/b": must be`},
+		{"underlay: {type: wireguard, endpoint: '192.0.2.1:51820', mtu: 1279}", `underlay.mtu "1279": must be a number from 1280`},
+		{"underlay: {device: eth0, address: 'fd00::1', mtu: 1400}", `underlay.mtu "1400": is for underlay.type wireguard only`},
 		{"underlay: {type: wireguard}", `underlay.endpoint "": must be an address of this server and the UDP port`},
 		{"underlay: {type: wireguard, endpoint: 'server1:51820'}", `underlay.endpoint "server1:51820": must be an address`},
 		{"underlay: {type: wireguard, endpoint: '192.0.2.1:0'}", `underlay.endpoint "192.0.2.1:0": must be an address`},
@@ -221,7 +224,7 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"metrics: '[::1]:0'", `metrics "[::1]:0": must be an address and a port`},
 		{"log_level: loud", `log_level "loud": must be debug, info, warn or error`},
 		{"\nhosts: 1", `line 2: unknown field hosts`},
-		{"underlay:\n  mtu: 1500", `line 2: unknown field mtu`},
+		{"underlay:\n  speed: 1500", `line 2: unknown field speed`},
 		{"host: [1]", `line 1: cannot unmarshal !!seq into string`},
 		{"host: 1\nhost: 2", `line 2: mapping key "host" already defined at line 1`},
 		{"host: 1\n---\nhost: 2", `there is more after the first document`},

@@ -44,6 +44,7 @@ type Underlay struct {
 	Endpoint  string `yaml:"endpoint,omitempty"`
 	Port      string `yaml:"port,omitempty"`
 	VerifyMAC string `yaml:"verify_mac,omitempty"`
+	MTU       string `yaml:"mtu,omitempty"`
 }
 
 // Store is where the fleet's map is kept.

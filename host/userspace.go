@@ -186,7 +186,7 @@ func makeTUN(name string) (tun.Device, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := netlink.LinkSetMTU(l, wireGuardMTU); err != nil {
+	if err := netlink.LinkSetMTU(l, DefaultWireGuardMTU); err != nil {
 		return fail(err)
 	}
 	if err := netlink.LinkSetTxQLen(l, queueLength); err != nil {

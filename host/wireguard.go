@@ -14,8 +14,9 @@ import (
 	"ip6d/addr"
 )
 
-// wireGuardMTU leaves room in a packet of 1500 bytes for WireGuard's own headers: 40 of IPv6, 8 of UDP, 32 of WireGuard.
-const wireGuardMTU = 1420
+// DefaultWireGuardMTU leaves room in a packet of 1500 bytes for WireGuard's own headers: 40 of IPv6, 8 of UDP, 32 of
+// WireGuard.
+const DefaultWireGuardMTU = 1420
 
 // underlayLabel is what the alias of the mesh's device says: another WireGuard device is not ip6d's to change.
 const underlayLabel = "ip6d underlay"
@@ -25,6 +26,7 @@ const underlayLabel = "ip6d underlay"
 type WireGuard struct {
 	Key  PrivateKey
 	Port uint16 // UDP, where this host listens
+	MTU  int    // of packets in the mesh, in bytes: 80 less than what the way to every other host carries
 
 	// Userspace returns the command that calls ServeWireGuard for a device. It is run where the kernel has no WireGuard,
 	// and outlives this process.
@@ -32,6 +34,9 @@ type WireGuard struct {
 }
 
 func (w *WireGuard) check(device string) error {
+	if w.MTU < minMTU || w.MTU > maxMTU {
+		return fmt.Errorf("%w: MTU %d of the mesh: must be %d to %d", ErrInvalid, w.MTU, minMTU, maxMTU)
+	}
 	if w.Key.IsZero() || w.Port == 0 || w.Userspace == nil {
 		return fmt.Errorf("%w: WireGuard needs a key, a port, and a command for kernels without it", ErrInvalid)
 	}
@@ -77,6 +82,11 @@ func (a *Agent) ensureWireGuard() error {
 	if err := k.quiet(l); err != nil {
 		return err
 	}
+	if mtu := a.WireGuard.MTU; l.Attrs().MTU != mtu {
+		if err := k.LinkSetMTU(l, mtu); err != nil {
+			return fmt.Errorf("set MTU %d of %s: %w", mtu, a.Underlay, err)
+		}
+	}
 	if err := k.ensureAddress(l, netip.PrefixFrom(a.control(a.Host), 128)); err != nil {
 		return err
 	}
@@ -86,7 +96,7 @@ func (a *Agent) ensureWireGuard() error {
 // addWireGuard makes the device, in the kernel if it can, and else by a process.
 func (a *Agent) addWireGuard() (netlink.Link, error) {
 	base := netlink.NewLinkAttrs()
-	base.Name, base.MTU = a.Underlay, wireGuardMTU
+	base.Name, base.MTU = a.Underlay, a.WireGuard.MTU
 	err := a.kernel.LinkAdd(&netlink.Wireguard{LinkAttrs: base})
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		err = a.startUserspace()

@@ -3,6 +3,7 @@ package host_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +41,7 @@ var meshDevices atomic.Uint32
 
 // meshHost is a host of the mesh.
 type meshHost struct {
+	mtu int // 0: the default
 	*box
 	id     addr.Host
 	device string
@@ -86,7 +88,7 @@ func (h *meshHost) hasControl() (has bool) {
 func (h *meshHost) options() host.Options {
 	return host.Options{
 		Host: h.id, Underlay: h.device, NextHops: h.hops,
-		WireGuard: &host.WireGuard{Key: h.key, Port: wireGuardPort, Userspace: h.userspace},
+		WireGuard: &host.WireGuard{Key: h.key, Port: wireGuardPort, MTU: cmp.Or(h.mtu, host.DefaultWireGuardMTU), Userspace: h.userspace},
 	}
 }
 
@@ -210,6 +212,26 @@ func TestPortsAndTheStackHaveTheMTUOfTheMesh(t *testing.T) {
 		if mtu := h.mustLink(device).Attrs().MTU; mtu != 1420 {
 			t.Errorf("%s has MTU %d, want 1420", device, mtu)
 		}
+	}
+}
+
+func TestTheMeshTakesAnotherMTUWhenItIsSet(t *testing.T) {
+	f := newFleet(t)
+	h := f.newMeshHost(1)
+	before := h.mustLink(h.device).Attrs().Index
+	h.mtu = 1380
+	prepare(t, h.newAgent(h.options()))
+	for _, device := range []string{h.device, host.StackDevice} {
+		if mtu := h.mustLink(device).Attrs().MTU; mtu != 1380 {
+			t.Errorf("%s has MTU %d, want 1380", device, mtu)
+		}
+	}
+	if now := h.mustLink(h.device).Attrs().Index; now != before {
+		t.Errorf("the device was made anew: %d, was %d", now, before)
+	}
+	h.mtu = 1279
+	if _, err := h.tryAgent(h.options()); !errors.Is(err, host.ErrInvalid) {
+		t.Errorf("MTU 1279: error %v, want ErrInvalid", err)
 	}
 }
 

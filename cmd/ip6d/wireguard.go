@@ -48,6 +48,7 @@ func openWireGuard(c config.Config) (*host.WireGuard, error) {
 	return &host.WireGuard{
 		Key:  key,
 		Port: c.UnderlayEndpoint.Port(),
+		MTU:  c.UnderlayMTU,
 		Userspace: func(device string) *exec.Cmd {
 			return exec.Command(program, "wireguard", "--device", device)
 		},
