@@ -11,6 +11,11 @@ struct numbers {
 	__u16 cell;
 };
 
+static __always_inline bool same(struct address a, struct address b)
+{
+	return a.high == b.high && a.low == b.low;
+}
+
 static __always_inline __u16 prefix(struct address a)
 {
 	return a.high >> 48;

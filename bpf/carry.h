@@ -78,6 +78,19 @@ static __always_inline bool reveal(struct __sk_buff *skb, const struct packet *p
 			    stable_address(p->to), spent, way);
 }
 
+/* is_foreign_error tells a machine's error about a packet that this host's endpoint did not send to
+ * it: the host's stack would learn from it about its way to another machine, of another network
+ * even. */
+static __always_inline bool is_foreign_error(struct __sk_buff *skb, const struct packet *p)
+{
+	struct address pair[2];
+
+	if (!is_error(p) || p->outside || p->from.network == 0)
+		return false;
+	return !read_embedded(skb, p, pair) ||
+	       !same(reveal_embedded(pair[1]), stable_address(p->from));
+}
+
 /* enter_stack delivers to this host's endpoint, as if it had come in through ip6d0. */
 static __always_inline int enter_stack(struct __sk_buff *skb, struct packet *p, enum way way)
 {
@@ -87,6 +100,8 @@ static __always_inline int enter_stack(struct __sk_buff *skb, struct packet *p, 
 		return drop(skb, p, DROP_NO_STACK, way);
 	if (is_tunnelled(p))
 		return drop(skb, p, DROP_TUNNELLED, way);
+	if (is_foreign_error(skb, p))
+		return drop(skb, p, DROP_FOREIGN_ERROR, way);
 	if (!reveal(skb, p, 0, way) || !write_ethernet(skb, own.stack_mac, own.gateway_mac, way))
 		return drop(skb, p, DROP_MALFORMED, way);
 	return bpf_redirect(own.stack_ifindex, BPF_F_INGRESS);

@@ -60,7 +60,8 @@ const (
 	DatapathDropReasonDROP_LINK_LOCAL          DatapathDropReason = 33
 	DatapathDropReasonDROP_TUNNELLED           DatapathDropReason = 34
 	DatapathDropReasonDROP_FORGED_HOST         DatapathDropReason = 35
-	DatapathDropReasonDROP_REASONS             DatapathDropReason = 36
+	DatapathDropReasonDROP_FOREIGN_ERROR       DatapathDropReason = 36
+	DatapathDropReasonDROP_REASONS             DatapathDropReason = 37
 )
 
 type DatapathEpochs struct {

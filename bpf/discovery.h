@@ -28,11 +28,6 @@ struct advertisement {
 #define FROM_ROUTER_SOLICITED_OVERRIDE 0xe0000000
 #define TARGET_LINK_LAYER_ADDRESS      2
 
-static __always_inline bool same(struct address a, struct address b)
-{
-	return a.high == b.high && a.low == b.low;
-}
-
 static __always_inline bool is_gateway(struct address a)
 {
 	return a.high == LINK_LOCAL && a.low == 1;

@@ -160,6 +160,8 @@ enum drop_reason {
 	DROP_TUNNELLED,	  /* a packet in a packet, for a host's endpoint */
 	DROP_FORGED_HOST, /* on the underlay, from a neighbour that is not the host it says */
 
+	DROP_FOREIGN_ERROR, /* to a host's endpoint, about what it did not send to its sender */
+
 	DROP_REASONS, /* how many there are */
 };
 

@@ -38,4 +38,5 @@ var dropMeanings = map[string]string{
 	"link_local":          "from or to a link-local address: a machine may only ask for its gateway's MAC",
 	"tunnelled":           "a packet in a packet (IPv4, IPv6, GRE, Ethernet) for a host's endpoint, whose stack might unpack it",
 	"forged_host":         "with underlay.verify_mac: a neighbour on the underlay's link says that it is another host than the one that has its MAC",
+	"foreign_error":       "an ICMPv6 error of a machine, to a host's endpoint, about a packet that the endpoint did not send to that machine",
 }

@@ -217,6 +217,9 @@ func machineCases() []packetCase {
 		{"seven extension headers", message(A, B, 136).behind([]byte{60, 60, 60, 60, 60, 60, 60}, append(sixOptions, padding)...), Refuse, "extension_headers"},
 
 		{"IPv6 in IPv6 between machines", frame{source: A, destination: B, next: 41, payload: embedded(B, A)}, ToDevice, ""},
+		{"error to the endpoint about what it sent", message(A, endpoint(1, 1).Addr(), 2, embedded(endpoint(1, 1).Addr(), A)...), IntoStack, ""},
+		{"error to the endpoint about what it sent to another", message(A, endpoint(1, 1).Addr(), 2, embedded(endpoint(1, 1).Addr(), mallet.Addr())...), Refuse, "foreign_error"},
+		{"error to the endpoint that quotes too little", message(A, endpoint(1, 1).Addr(), 2, 0x60, 1, 2, 3), Refuse, "foreign_error"},
 		{"IPv6 in IPv6 to the endpoint", frame{source: A, destination: endpoint(1, 1).Addr(), next: 41, payload: embedded(B, A)}, Refuse, "tunnelled"},
 		{"GRE to the endpoint, behind options", frame{source: A, destination: endpoint(1, 1).Addr(), next: 47, payload: make([]byte, 40)}.behind([]byte{60}, padding), Refuse, "tunnelled"},
 		{"later fragment of IPv4 in IPv6 to the endpoint", frame{source: A, destination: endpoint(1, 1).Addr(), next: 4, payload: make([]byte, 40)}.behind([]byte{44}, secondFragment), Refuse, "tunnelled"},
@@ -265,6 +268,9 @@ func underlayCases() []packetCase {
 		{"an endpoint's, forwarded by host 3", datagram(relayed, to(alice)), ToPeer, ""},
 		{"an endpoint's, forwarded by host 3, to another network", datagram(relayed, to(mallet)), ToPeer, ""},
 		{"error about what this host forwarded for an endpoint", message(control(3), ofEndpoint, 2, embedded(ofEndpoint, routing(gone, 3))...), ToDevice, ""},
+		{"error to this host's endpoint about what it sent", message(from2, routing(endpoint(1, 1), 1), 1, embedded(endpoint(1, 1).Addr(), remote.Addr())...), IntoStack, ""},
+		{"error to this host's endpoint about what it sent to another", message(from2, routing(endpoint(1, 1), 1), 2, embedded(endpoint(1, 1).Addr(), alice.Addr())...), Refuse, "foreign_error"},
+		{"error of another endpoint about what it forwarded", message(fromEndpoint, routing(endpoint(1, 1), 1), 2, embedded(routing(endpoint(1, 1), 1), routing(remote, 2))...), IntoStack, ""},
 		{"tunnelled to this host's endpoint", frame{source: from2, destination: routing(endpoint(1, 1), 1), next: 41, payload: embedded(internet, internet)}, Refuse, "tunnelled"},
 
 		{"error of a machine", message(from2, to(alice), 1, embedded(alice.Addr(), remote.Addr())...), ToPeer, ""},

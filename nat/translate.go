@@ -405,9 +405,28 @@ func (r *Reference) enterStack(p *packet) Verdict {
 	if p.isTunnelled() {
 		return refuse("tunnelled")
 	}
+	if r.isForeignError(p) {
+		return refuse("foreign_error")
+	}
 	r.revealAll(p)
 	p.setMACs(r.StackMAC, r.GatewayMAC)
 	return Verdict{Action: IntoStack, Ifindex: r.Stack, Frame: p.frame}
+}
+
+// isForeignError tells a machine's error about a packet that was not sent to it.
+func (r *Reference) isForeignError(p *packet) bool {
+	if !p.isError() || p.outside || p.from.Kind() == addr.KindEndpoint {
+		return false
+	}
+	embedded := p.embedded()
+	if embedded == nil {
+		return true
+	}
+	to := addressAt(embedded, 24)
+	if s, ok := r.reveal(to); ok {
+		to = s.Addr()
+	}
+	return to != p.from.Addr()
 }
 
 // forward sends the packet to another host, under this host's id.
