@@ -25,6 +25,7 @@ import (
 	"ip6d/addr"
 	"ip6d/host"
 	"ip6d/integration/lab"
+	"ip6d/nat"
 )
 
 // newMesh is newFleet over WireGuard.
@@ -346,10 +347,15 @@ func TestAFirstStartThatIsRefusedLeavesNoMesh(t *testing.T) {
 	f := newMesh(t, 2)
 	h := f.Host(2)
 	f.must(h.KillDaemon())
+	// It is the first one on a computer where nothing of the earlier one is, but for its mesh.
+	f.must(h.Do(func() error {
+		stack, err := netlink.LinkByName(host.StackDevice)
+		return errors.Join(err, nat.Remove(h.Pins()), netlink.LinkDel(stack))
+	}))
 	dir := t.TempDir()
 	config := filepath.Join(filepath.Dir(h.Socket()), "ip6d.yaml")
 	cmd := exec.CommandContext(f.ctx, setup.ip6d, "serve", "--config", config,
-		"--identity", "somebody-else", "--state-dir", filepath.Join(dir, "state"), "--bpf-dir", h.Pins()+"-other")
+		"--identity", "somebody-else", "--state-dir", filepath.Join(dir, "state"))
 	var said []byte
 	f.must(h.Do(func() error {
 		var err error

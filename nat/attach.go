@@ -16,7 +16,7 @@ import (
 
 // AttachPort lets a device send as s, and nothing else. It does so before the program is attached, so call it
 // before the device is up: until then what arrives would go to the host's stack unchecked. Doing it again
-// updates. Errors: ErrInvalid, ErrFull.
+// updates. Errors: ErrInvalid, ErrFull, ErrTaken.
 func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 	if s.Kind() != addr.KindMachine || ifindex <= 0 {
 		return fmt.Errorf("port %d: %w: address %s is not a machine's", ifindex, ErrInvalid, s)
@@ -53,7 +53,7 @@ func (d *Datapath) DetachPort(ifindex int) error {
 }
 
 // AttachUnderlay attaches to a device of the caller's network namespace that carries routing addresses: Ethernet, or
-// one without a link layer, as WireGuard's. Doing it again updates.
+// one without a link layer, as WireGuard's. Doing it again updates. Errors: ErrTaken.
 func (d *Datapath) AttachUnderlay(ifindex int) error {
 	l, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
@@ -88,7 +88,7 @@ func (d *Datapath) DetachUnderlay(ifindex int) error {
 
 // AttachStack attaches to the peer of ip6d0, where what the host's stack sends into ip6d0 arrives; and to ip6d0
 // itself (Options.Stack), so that it carries nothing that the host forwards for others. Doing it again updates; a peer
-// that was made anew takes the place of the one before.
+// that was made anew takes the place of the one before. Errors: ErrTaken.
 func (d *Datapath) AttachStack(peer int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -135,6 +135,10 @@ func (d *Datapath) Attachments() ([]Attachment, error) {
 type hooks interface {
 	// attach attaches p where nothing of its name is attached, before whatever else is there.
 	attach(Attachment, program) error
+
+	// checkTaken refuses a device that has a program of this name which this pin directory's datapath did not attach:
+	// ErrTaken. Both would see the packets, the later one first, and with its own maps.
+	checkTaken(Attachment, program) error
 
 	// update puts p in the place of an earlier program of its name, in one step, and reports whether there was one
 	// on the device: not on another one that had its number before.
@@ -207,7 +211,11 @@ func (d *Datapath) attach(program string, ifindex int) error {
 	if updated, err := d.hooks.update(a, p); updated || err != nil {
 		return err
 	}
-	if err := d.hooks.attach(a, p); err != nil {
+	err := d.hooks.checkTaken(a, p)
+	if err == nil {
+		err = d.hooks.attach(a, p)
+	}
+	if err != nil {
 		return fmt.Errorf("attach %s to device %d: %w", program, ifindex, err)
 	}
 	return nil

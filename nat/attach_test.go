@@ -393,14 +393,14 @@ func TestFiltersOfOthersStay(t *testing.T) {
 	o.hooks = func(dir string, _ *ebpf.Program) (hooks, error) { return newClsact(dir) }
 	n := newNamespace(t)
 	port, _ := vethPair(n, n, "port", "guest", 1500)
-	// the same qdisc, preference and program, and another tool's or datapath's name
+	// the same qdisc and preference, and another tool's name
 	n.do(func() error {
 		other, err := newClsact("/elsewhere")
 		if err != nil {
 			return err
 		}
 		return errors.Join(
-			other.attach(Attachment{fromMachine, port.index}, program{verdict(t, -1), ingress}),
+			other.attach(Attachment{"guard", port.index}, program{verdict(t, -1), ingress}),
 			other.close(),
 		)
 	})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -63,6 +64,28 @@ func (c clsact) attach(a Attachment, p program) error {
 	}
 	if err != nil {
 		return fmt.Errorf("add filter: %w", err)
+	}
+	return nil
+}
+
+// checkTaken knows another pin directory's filter by the end of its name.
+func (c clsact) checkTaken(a Attachment, p program) error {
+	filters, err := c.filters(a.Ifindex, p.side)
+	if err != nil {
+		return err
+	}
+	for _, f := range filters {
+		other, ours := strings.CutSuffix(f.Name, filepath.Join("/", programsDir, a.Program))
+		if !ours || f.Name == c.name(a.Program) {
+			continue
+		}
+		l, err := c.handle.LinkByIndex(a.Ifindex)
+		if err != nil {
+			return err
+		}
+		device := l.Attrs().Name
+		return fmt.Errorf("%w: device %s has the filter %s; set bpf_dir back to %s, or remove that directory's filters from all devices, this one by: tc filter del dev %s %s pref %d handle %#x bpf",
+			ErrTaken, device, f.Name, other, device, p.side, f.Priority, f.Handle)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ type Datapath struct {
 // The devices are those of the calling thread's network namespace, also later on. An Open that fails leaves behind
 // nothing of its own.
 //
-// Errors: ErrInvalid, ErrKernel, ErrPermission, ErrNoBPFFS, ErrLayout.
+// Errors: ErrInvalid, ErrKernel, ErrPermission, ErrNoBPFFS, ErrLayout, ErrTaken.
 func Open(o Options) (*Datapath, error) {
 	spec, err := bpf.LoadDatapath()
 	if err != nil {
@@ -177,6 +177,11 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 		return nil, err
 	}
 	undo = append(undo, d.hooks.close)
+	if d.stack != 0 { // where every datapath that ran here is attached
+		if err := d.hooks.checkTaken(Attachment{fromElsewhere, d.stack}, d.programs()[fromElsewhere]); err != nil {
+			return nil, err
+		}
+	}
 
 	if d.tick, err = readTick(); err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ var (
 	// ErrNoBPFFS: the pin directory is not on a BPF file system.
 	ErrNoBPFFS = errors.New("no BPF file system")
 
+	// ErrTaken: the device has a program of this name already, of another pin directory's datapath.
+	ErrTaken = errors.New("another datapath is attached")
+
 	// ErrLayout: entries of a map that was pinned before have no room in this version's, or another meaning.
 	ErrLayout = errors.New("pinned map does not fit")
 )

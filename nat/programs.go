@@ -38,6 +38,13 @@ const (
 	egress
 )
 
+func (s side) String() string {
+	if s == egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
 // programs is the table of all programs, by name.
 func (d *Datapath) programs() map[string]program {
 	return map[string]program{

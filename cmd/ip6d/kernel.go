@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 
+	"github.com/vishvananda/netlink"
+
 	"ip6d/addr"
 	"ip6d/config"
 	"ip6d/host"
@@ -22,7 +24,7 @@ type kernelSide struct {
 	log      *slog.Logger
 	agent    *host.Agent
 	datapath *nat.Datapath
-	isFirst  bool // the datapath was not there before
+	isFirst  bool // neither the datapath nor ip6d0 was there before
 
 	wireGuard *host.WireGuard // nil: the underlay is a device that is there
 
@@ -61,8 +63,9 @@ func (d *daemon) openAgent() error {
 // openDatapath makes ip6d0 and loads the datapath, or takes both over from an earlier daemon while packets flow.
 func (d *daemon) openDatapath() error {
 	k, c := &d.kernel, d.config
-	_, err := os.Stat(c.BPFDir)
-	k.isFirst = errors.Is(err, fs.ErrNotExist)
+	_, dirErr := os.Stat(c.BPFDir)
+	_, stackErr := netlink.LinkByName(host.StackDevice) // which an earlier daemon's datapath has, whatever its bpf_dir was
+	k.isFirst = errors.Is(dirErr, fs.ErrNotExist) && errors.As(stackErr, new(netlink.LinkNotFoundError))
 	stack, err := k.agent.Prepare()
 	if err != nil {
 		return err

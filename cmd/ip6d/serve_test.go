@@ -215,11 +215,18 @@ func TestAStartWithOtherSettingsIsRefusedAndPacketsFlow(t *testing.T) {
 		{"--cell=2", "the settings are of host 1, cell 2"},
 		{"--prefixes-stable=fdac::/16", "fdac::/16 and fdab::/16"},
 		{"--state-dir=" + h.state() + "2", "it is new, and the kernel's maps have 2 machines"},
+		{"--bpf-dir=" + h.bpfDir + "2", "another datapath is attached: device ip6d0 has"},
 	} {
 		if got := h.fails(h.command(h.serveArgs(c.args)...)); !strings.Contains(got, c.says) {
 			t.Errorf("%s: it says %q", c.args, got)
 		}
 		a.passes(b, "after a start with "+c.args)
+		if !h.device("ip6d0") {
+			t.Errorf("%s: it took ip6d0 away", c.args)
+		}
+	}
+	if _, err := os.Stat(h.bpfDir + "2"); err == nil {
+		t.Errorf("it left %s2", h.bpfDir)
 	}
 	h.start()
 	a.passes(b, "after a start as before")
