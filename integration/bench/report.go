@@ -161,8 +161,9 @@ func thisComputer() (c computer, err error) {
 	if err := unix.Uname(&name); err != nil {
 		return c, fmt.Errorf("read the kernel's release: %w", err)
 	}
+	version, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows is whose build it is
 	c = computer{
-		Kernel:   unix.ByteSliceToString(name.Release[:]),
+		Kernel:   version,
 		CPU:      "unknown CPU",
 		Cores:    runtime.NumCPU(),
 		Governor: "none",
