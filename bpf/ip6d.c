@@ -13,8 +13,8 @@
  *
  *	read_jiffies		attached nowhere
  *
- * Each of the first four reads the packet, refuses by name what it does not carry, and leaves the
- * rest to carry(). */
+ * All but the guards and the last read the packet, refuse by name what they do not carry, and leave
+ * the rest to carry(). */
 
 #include "discovery.h"
 

@@ -32,7 +32,7 @@ func (f Finding) String() string {
 	if !f.Certain {
 		stops = "may stop"
 	}
-	return fmt.Sprintf("firewall rule %q (%s table %s, chain %s, handle %d) %s %s; let them pass before it: %s",
+	return fmt.Sprintf("rule %q (%s table %s, chain %s, handle %d) %s %s; let them pass before it: %s",
 		f.Rule, f.Family, f.Table, f.Chain, f.Handle, stops, f.Stops, f.Remedy)
 }
 

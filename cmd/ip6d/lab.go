@@ -159,7 +159,8 @@ The lab is up. Each machine and each host is a network namespace, as "ip netns" 
   ping between hosts:       ip netns exec %[1]s ping -c 3 %[2]s
   what the underlay sees:   ip netns exec %[3]s tcpdump -ni %[6]s ip6
   a host's machines:        %[4]s --socket %[5]s machine list
-  its state, and refusals:  %[4]s --socket %[5]s status
+  its state:                %[4]s --socket %[5]s status
+  what it refuses, live:    %[4]s --socket %[5]s monitor
   what an address says:     %[4]s addr decode %[2]s
 `, from.Namespace(), to.Stable, first.Namespace(), program, first.Socket(), first.UnderlayDevice())
 	if first != last {

@@ -72,7 +72,7 @@ During a migration this is called on the target, between begin and switchover.`,
 	flags.StringVar(&q.Netns, "netns", "", "the machine's network namespace: a path, or a name below /run/netns")
 	flags.StringVar(&q.GuestDevice, "guest-device", "", "the name of the machine's end there (default eth0)")
 	flags.BoolVar(&q.Unconfigured, "unconfigured", false, "leave the machine's end down, without address and route")
-	flags.StringVar(&q.Device, "device", "", "an existing device on the host")
+	flags.StringVar(&q.Device, "device", "", "an existing device on the host, such as a TAP; the guest then configures itself: its address with /128, and a default route via fe80::1")
 	flags.StringVar(&q.Mac, "mac", "", "the machine's MAC address (default: derived from its number)")
 	command.MarkFlagsOneRequired("netns", "device")
 	for _, other := range []string{"netns", "guest-device", "unconfigured"} {

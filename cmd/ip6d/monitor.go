@@ -49,7 +49,7 @@ func newMonitorCommand(c *cli) *cobra.Command {
 		Use:   "monitor",
 		Short: "Show packets as this host refuses them",
 		Long: `Show packets as this host refuses them, until it is interrupted. Of many at once for one reason the first are shown,
-and a line says how many are not.`,
+and a line says how many are not: of all drops, whatever is asked for.`,
 		Example: `  ip6d monitor
   ip6d monitor --machine web1 --reason not_here --reason loop`,
 		Args: cobra.NoArgs,
