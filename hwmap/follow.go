@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"ip6d/addr"
 	"ip6d/nat"
@@ -254,8 +255,29 @@ func (m *Map) applyMachine(e Entry) error {
 	}
 	if epoch != before.Epoch { // the owner changed: a finish waits for it, and it must not wait behind a begin
 		wish(m.appliedWanted)
+	} else {
+		m.wishAppliedLater()
 	}
 	return m.routeTo(number, now, epoch)
+}
+
+// appliedDelay is long enough for a begin not to be published before the switchover that follows it.
+const appliedDelay = 3 * time.Second
+
+// wishAppliedLater has what is applied published in a while. A source that learned only later that its switchover was
+// committed knows no earlier revision than the record's last, which may be that of a begin or an abort since; its finish
+// waits for that. The caller holds mu.
+func (m *Map) wishAppliedLater() {
+	if m.appliedLater {
+		return
+	}
+	m.appliedLater = true
+	time.AfterFunc(appliedDelay, func() {
+		m.mu.Lock()
+		m.appliedLater = false
+		m.mu.Unlock()
+		wish(m.appliedWanted)
+	})
 }
 
 // routeTo keeps the machine's `moved` entry: there is one while the record names a host that is not the block's home,

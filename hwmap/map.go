@@ -106,6 +106,7 @@ type Map struct {
 	rereads   rereads             // what other hosts' hints ask for; see reread.go
 	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied. Each holds one wish.
 	leaseWanted, appliedWanted chan struct{}
+	appliedLater               bool // appliedWanted is going to be asked for; guarded by mu
 
 	hintsSent, hintsHeeded atomic.Uint64
 
