@@ -148,8 +148,8 @@ func (m *Map) stayAlive(ctx context.Context) error {
 	}
 }
 
-// publishApplied publishes what this host has applied, at most once a second and only after a machine's record was
-// applied: that is what finish waits for.
+// publishApplied publishes what this host has applied, which finish waits for: at most once a second, at once where a
+// machine's owner changed, and a while after any other change of a machine's record.
 func (m *Map) publishApplied(ctx context.Context) error {
 	for {
 		select {

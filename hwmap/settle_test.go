@@ -164,3 +164,33 @@ func TestADestroyInDoubtIsFinalOnceItIsCommitted(t *testing.T) {
 		})
 	}
 }
+
+// A source that dies in its switchover learns later, from the record, that it was committed. By then the record may have
+// been written again, with the same owner: that is the revision that its finish waits for.
+func TestAFinishDoesNotWaitForAnotherMoveAfterASwitchoverLearnedOfLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		f.create(1, "web1")
+		f.must(f.call(1, begin("web1", 2)))
+		f.must(f.call(2, attach("web1")))
+		decide, _ := at(1, lost, func(what string) bool { return what == "write fleet" })
+		f.inject(decide)
+		if err := f.call(1, switchover("web1")); err == nil || !strings.Contains(err.Error(), "in doubt") {
+			t.Errorf("switchover: %v, want it in doubt", err)
+		}
+		f.servers[1].kill()
+		f.settled()
+		if r := f.view().machines[1]; r.Host != 2 || r.Epoch != 2 {
+			t.Fatalf("the record: %+v, want it at host 2, epoch 2", r)
+		}
+		f.must(f.call(2, begin("web1", 3)))
+		f.must(f.call(2, abort("web1")))
+		f.servers[1].start()
+		f.settled()
+		if l := f.servers[1].local(1); l.State != hwmap.Away {
+			t.Fatalf("at the source: %+v, want it away", l)
+		}
+		f.must(f.call(1, finish("web1")))
+		f.check(map[string]addr.Host{"web1": 2})
+	})
+}
