@@ -265,8 +265,8 @@ static __always_inline enum drop_reason locate(const struct packet *p, struct ma
 		*place = at_endpoint(&p->to);
 		return DROP_NONE;
 	}
-	if (way ==
-	    FROM_MACHINE) /* which sends mostly to other hosts; the others bring what is for here */
+	/* what machines send is mostly for other hosts; what others bring is mostly for here */
+	if (way == FROM_MACHINE)
 		block = find_block(&p->to);
 	if (!block || block->here) {
 		refused = find(&p->to, machine);

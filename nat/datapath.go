@@ -77,8 +77,7 @@ type Datapath struct {
 	homes     map[addr.Block]struct{} // the blocks that have an entry
 	ports     map[int]uint32          // where each device is in `ports`
 	slots     map[addr.Host]uint32    // where each host is in `hosts`
-	slotTaken map[uint32]bool
-	nextSlot  uint32 // none below is free
+	hostAt    map[uint32]addr.Host  // slots, the other way round
 }
 
 // Open loads the programs. Maps that an earlier process pinned keep their entries, also when this version or its
@@ -131,7 +130,7 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 		homes:     make(map[addr.Block]struct{}),
 		ports:     make(map[int]uint32),
 		slots:     make(map[addr.Host]uint32),
-		slotTaken: make(map[uint32]bool),
+		hostAt:    make(map[uint32]addr.Host),
 	}
 	if d.monotonic == nil {
 		d.monotonic = d.readJiffies

@@ -22,7 +22,7 @@ type Event struct {
 	Kind   EventKind
 	Time   time.Time // some milliseconds early
 	Reason string    // EventDrop: see enum drop_reason in bpf/ip6d.h
-	Way    string    // the program that saw it, such as from_machine
+	Way    string    // by which it came, see enum way in bpf/ip6d.h: from_elsewhere for both guards of what leaves
 
 	// As they were when the packet came; invalid where it is not IPv6, or could not be read.
 	Source, Destination netip.Addr

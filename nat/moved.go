@@ -62,10 +62,6 @@ func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 func (d *Datapath) MovedEntries() ([]Moved, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	hosts := make(map[uint32]addr.Host, len(d.slots))
-	for h, slot := range d.slots {
-		hosts[slot] = h
-	}
 	var all []Moved
 	for block, n := range d.counts {
 		if n.moved == 0 {
@@ -78,7 +74,7 @@ func (d *Datapath) MovedEntries() ([]Moved, error) {
 				return nil, fmt.Errorf("list map %s: %w", bpf.DatapathMapMoved, err)
 			}
 			if ok {
-				all = append(all, Moved{ID: addr.ID{Cell: d.cell, Machine: m}, Host: hosts[v.slot], Epoch: v.epoch})
+				all = append(all, Moved{ID: addr.ID{Cell: d.cell, Machine: m}, Host: d.hostAt[v.slot], Epoch: v.epoch})
 			}
 		}
 	}

@@ -13,14 +13,14 @@ func (d *Datapath) slot(h addr.Host) (uint32, error) {
 	if slot, ok := d.slots[h]; ok {
 		return slot, nil
 	}
-	slot := d.lowestFreeSlot()
-	if slot >= d.objects.Hosts.MaxEntries() {
+	slot, ok := d.freeSlot()
+	if !ok {
 		if err := d.readSlots(); err != nil {
 			return 0, err
 		}
-		slot = d.lowestFreeSlot()
+		slot, ok = d.freeSlot()
 	}
-	if slot >= d.objects.Hosts.MaxEntries() {
+	if !ok {
 		return 0, fmt.Errorf("host %d: %w: %s has %d entries, raise %s", h, ErrFull, bpf.DatapathMapHosts, d.objects.Hosts.MaxEntries(), sizeSetting(bpf.DatapathMapHosts))
 	}
 	// The host first: a slot that says whose it is and no more is one whose way is not known.
@@ -30,22 +30,26 @@ func (d *Datapath) slot(h addr.Host) (uint32, error) {
 	if err := write(d.objects.Slots, bpf.DatapathMapSlots, uint32(h), slot); err != nil {
 		return 0, err
 	}
-	d.slots[h], d.slotTaken[slot] = slot, true
+	d.slots[h], d.hostAt[slot] = slot, h
 	return slot, nil
 }
 
-func (d *Datapath) lowestFreeSlot() uint32 {
-	for d.slotTaken[d.nextSlot] {
-		d.nextSlot++
+// freeSlot begins to look where the first is free as long as none was given back.
+func (d *Datapath) freeSlot() (uint32, bool) {
+	size := d.objects.Hosts.MaxEntries()
+	for i := range size {
+		slot := (uint32(len(d.hostAt)) + i) % size
+		if _, taken := d.hostAt[slot]; !taken {
+			return slot, true
+		}
 	}
-	return d.nextSlot
+	return 0, false
 }
 
 // readSlots reads which slot each host has, and frees those to which nothing leads any more. That is done when there is
 // no other way: a packet that is just on its way by a slot that gets another host is refused. The caller holds mu.
 func (d *Datapath) readSlots() error {
-	clear(d.slotTaken)
-	d.nextSlot = 0
+	clear(d.hostAt)
 	err := list(d.objects.Slots, bpf.DatapathMapSlots, func(h, slot uint32) { d.slots[addr.Host(h)] = slot })
 	if err != nil {
 		return err
@@ -82,7 +86,7 @@ func (d *Datapath) readSlots() error {
 	}
 	for h, slot := range d.slots {
 		if used[slot] {
-			d.slotTaken[slot] = true
+			d.hostAt[slot] = h
 			continue
 		}
 		delete(d.slots, h)
