@@ -71,13 +71,13 @@ type Datapath struct {
 	objects   bpf.DatapathObjects
 	hooks     hooks
 
-	mu        sync.Mutex              // guards reading, comparing and writing an entry as one step, and what follows
-	counts    map[addr.Block]counts   // of the blocks of this cell that have any
-	total     counts                  // of all blocks and cells
-	homes     map[addr.Block]struct{} // the blocks that have an entry
-	ports     map[int]uint32          // where each device is in `ports`
-	slots     map[addr.Host]uint32    // where each host is in `hosts`
-	hostAt    map[uint32]addr.Host  // slots, the other way round
+	mu     sync.Mutex              // guards reading, comparing and writing an entry as one step, and what follows
+	counts map[addr.Block]counts   // of the blocks of this cell that have any
+	total  counts                  // of all blocks and cells
+	homes  map[addr.Block]struct{} // the blocks that have an entry
+	ports  map[int]uint32          // where each device is in `ports`
+	slots  map[addr.Host]uint32    // where each host is in `hosts`
+	hostAt map[uint32]addr.Host    // slots, the other way round
 }
 
 // Open loads the programs. Maps that an earlier process pinned keep their entries, also when this version or its
