@@ -19,6 +19,16 @@ func TestPacketsFlowWithoutAnyDaemon(t *testing.T) {
 	f.must(red2.Move(f.ctx, f.Host(3))) // one that is not at home is the harder case
 	k := f.startTalk(red1, red2)
 	k.flow()
+	f.withoutDaemons(k)
+	f.must(red2.Move(f.ctx, f.Host(1))) // and what they know is whole
+	k.flow()
+	k.end()
+	f.allPairs()
+}
+
+// withoutDaemons kills every daemon while machines talk, and starts them again.
+func (f *fleet) withoutDaemons(k *talk) {
+	f.t.Helper()
 	for _, h := range f.Hosts() {
 		f.must(h.KillDaemon())
 	}
@@ -28,10 +38,6 @@ func TestPacketsFlowWithoutAnyDaemon(t *testing.T) {
 		f.must(h.StartDaemon(f.ctx))
 		k.flow()
 	}
-	f.must(red2.Move(f.ctx, f.Host(1))) // and what they know is whole
-	k.flow()
-	k.end()
-	f.allPairs()
 }
 
 func TestAMigrationGoesOnWhenADaemonWasKilledInBetween(t *testing.T) {

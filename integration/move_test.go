@@ -13,9 +13,15 @@ func TestAMachineMovesWhileItTalksAndNothingIsLost(t *testing.T) {
 	f := newFleet(t, 3)
 	red1, red2 := f.Machine("red1"), f.Machine("red2")
 	k := f.startTalk(red1, red2)
-	for _, to := range []int{3, 1, 2} { // away, next to its peer, home
+	f.moveAround(k, red2)
+}
+
+// moveAround moves the second machine of a talk away from its home 2, next to its peer on 1, and home, and ends the talk.
+func (f *fleet) moveAround(k *talk, mover *lab.Machine) {
+	f.t.Helper()
+	for _, to := range []int{3, 1, 2} {
 		k.flow()
-		f.must(red2.Move(f.ctx, f.Host(to)))
+		f.must(mover.Move(f.ctx, f.Host(to)))
 	}
 	k.flow()
 	k.end()

@@ -109,13 +109,7 @@ func TestAMachineMovesThroughAMeshWhileItTalksAndNothingIsLost(t *testing.T) {
 	f := newMesh(t, 3)
 	red1, red2 := f.Machine("red1"), f.Machine("red2")
 	k := f.startMeshTalk(red1, red2)
-	for _, to := range []int{3, 1, 2} { // away, next to its peer, home
-		k.flow()
-		f.must(red2.Move(f.ctx, f.Host(to)))
-	}
-	k.flow()
-	k.end()
-	f.allPairs()
+	f.moveAround(k, red2)
 }
 
 // A peer accepts from the host that forwards only what has that host's own prefix.
@@ -139,15 +133,7 @@ func TestPacketsFlowThroughAMeshWithoutAnyDaemon(t *testing.T) {
 	f.must(red2.Move(f.ctx, f.Host(3)))
 	k := f.startMeshTalk(red1, red2)
 	k.flow()
-	for _, h := range f.Hosts() {
-		f.must(h.KillDaemon())
-	}
-	k.flow()
-	f.allPairs()
-	for _, h := range f.Hosts() {
-		f.must(h.StartDaemon(f.ctx))
-		k.flow()
-	}
+	f.withoutDaemons(k)
 	k.end()
 }
 
