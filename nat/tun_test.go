@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -135,29 +135,26 @@ func (b *tunBench) becomes(t *testing.T, want Verdict, before []uint64) {
 	if at == "underlay" {
 		frame = append(bytes.Clone(noLink), frame[etherLength:]...)
 	}
-	deadline := time.Now().Add(patience)
 	var got []byte
-	for {
+	var counted map[string]uint64
+	eventually(t, fmt.Sprintf("%v %s", want.Action, want.Reason), func() error {
 		if got == nil && at != "" {
 			got = b.captured[at]()
 		}
-		counted := make(map[string]uint64)
+		counted = make(map[string]uint64)
 		for i, n := range must(b.counters()) {
 			if i < len(b.names) && n != before[i] && b.names[i] != "multicast" { // the kernel's own chatter, too
 				counted[b.names[i]] = n - before[i]
 			}
 		}
 		wanted := want.Reason == "" || want.Reason == "multicast" || counted[want.Reason] == 1
-		if wanted && (at == "" || got != nil) {
-			if extra := len(counted); extra > 1 || extra == 1 && counted[want.Reason] != 1 {
-				t.Errorf("drops %v, want one of %q", counted, want.Reason)
-			}
-			break
+		if !wanted || at != "" && got == nil {
+			return fmt.Errorf("at %q arrived %d bytes, drops %v", at, len(got), counted)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%v %s: nothing arrived at %q, drops %v", want.Action, want.Reason, at, counted)
-		}
-		time.Sleep(time.Millisecond)
+		return nil
+	})
+	if extra := len(counted); extra > 1 || extra == 1 && counted[want.Reason] != 1 {
+		t.Errorf("drops %v, want one of %q", counted, want.Reason)
 	}
 	if !bytes.Equal(got, frame) && at != "" {
 		t.Errorf("%v: at %s arrived (then the reference's):\n%s", want.Action, at, hexDiff(got, frame))
