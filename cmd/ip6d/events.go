@@ -19,11 +19,7 @@ type eventsTask struct {
 
 func (*eventsTask) String() string { return "events of the datapath" }
 
-func (*eventsTask) Ready() <-chan struct{} {
-	done := make(chan struct{})
-	close(done)
-	return done
-}
+func (*eventsTask) Ready() <-chan struct{} { return readyAtOnce() }
 
 // Run reads events until ctx ends.
 func (t *eventsTask) Run(ctx context.Context) error { return t.datapath.ReadEvents(ctx, t.take) }

@@ -50,7 +50,10 @@ type mapTask struct{ *hwmap.Map }
 
 func (mapTask) String() string { return "hardware map" }
 
-func (mapTask) Ready() <-chan struct{} {
+func (mapTask) Ready() <-chan struct{} { return readyAtOnce() }
+
+// readyAtOnce is for tasks that have nothing to make ready.
+func readyAtOnce() <-chan struct{} {
 	done := make(chan struct{})
 	close(done)
 	return done

@@ -674,7 +674,8 @@ type DropEvent struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Time   *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
 	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// The program that refused it: from_machine, from_underlay, from_stack or from_elsewhere.
+	// The way that it came, by the names of enum way in bpf/ip6d.h, such as from_machine; from_elsewhere: this host was about
+	// to forward it for others.
 	Way string `protobuf:"bytes,3,opt,name=way,proto3" json:"way,omitempty"`
 	// The device that it came in by, or was about to leave by where that is from_elsewhere; empty when it has gone.
 	Device string `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
