@@ -26,8 +26,13 @@ type Meta struct {
 // HostState is what may be done with a host.
 type HostState string
 
-// Joined is a host that takes machines. The other states of the design come with drains.
-const Joined HostState = "joined"
+const (
+	Joined   HostState = "joined"   // takes machines
+	Cordoned HostState = "cordoned" // takes no new machines: none is created there, none moves there
+	Draining HostState = "draining" // cordoned, and being emptied: its machines move away, then its blocks are handed over
+	Removing HostState = "removing" // cordoned, leases no block, and goes from the fleet once nothing points at it
+	Dead     HostState = "dead"     // lost, on an operator's word: other hosts may take its machines and blocks, and refuse its packets
+)
 
 // Host is the record of a server that runs ip6d.
 type Host struct {
@@ -50,6 +55,7 @@ type Block struct {
 	Epoch      uint64     `json:"epoch"`
 	EpochFloor uint64     `json:"epoch_floor,omitempty"` // ids of the block start above it
 	Frozen     bool       `json:"frozen,omitempty"`      // nothing is issued from it
+	IssueAfter time.Time  `json:"issue_after,omitzero"`  // nothing is issued from it before: a quarantine of all its ids
 }
 
 // Machine is the record of a machine that has ever moved.
