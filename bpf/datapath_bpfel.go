@@ -61,7 +61,9 @@ const (
 	DatapathDropReasonDROP_TUNNELLED           DatapathDropReason = 34
 	DatapathDropReasonDROP_FORGED_HOST         DatapathDropReason = 35
 	DatapathDropReasonDROP_FOREIGN_ERROR       DatapathDropReason = 36
-	DatapathDropReasonDROP_REASONS             DatapathDropReason = 37
+	DatapathDropReasonDROP_DEAD_HOST           DatapathDropReason = 37
+	DatapathDropReasonDROP_FENCED              DatapathDropReason = 38
+	DatapathDropReasonDROP_REASONS             DatapathDropReason = 39
 )
 
 type DatapathEpochs struct {
@@ -100,6 +102,12 @@ const (
 	DatapathEventsLostCauseLOST_SAMPLED   DatapathEventsLostCause = 1
 	DatapathEventsLostCauseLOST_CAUSES    DatapathEventsLostCause = 2
 )
+
+type DatapathFence struct {
+	_      structs.HostLayout
+	Closed uint32
+	Dead   uint32
+}
 
 type DatapathMachine struct {
 	_       structs.HostLayout
@@ -181,10 +189,12 @@ type DatapathTold struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	DatapathMapBlocks          = "blocks"
+	DatapathMapDead            = "dead"
 	DatapathMapDrops           = "drops"
 	DatapathMapEpochs          = "epochs"
 	DatapathMapEvents          = "events"
 	DatapathMapEventsLost      = "events_lost"
+	DatapathMapFence           = "fence"
 	DatapathMapHosts           = "hosts"
 	DatapathMapMachines        = "machines"
 	DatapathMapMoved           = "moved"
@@ -260,10 +270,12 @@ type DatapathProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
 	Blocks     *ebpf.MapSpec `ebpf:"blocks"`
+	Dead       *ebpf.MapSpec `ebpf:"dead"`
 	Drops      *ebpf.MapSpec `ebpf:"drops"`
 	Epochs     *ebpf.MapSpec `ebpf:"epochs"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	EventsLost *ebpf.MapSpec `ebpf:"events_lost"`
+	Fence      *ebpf.MapSpec `ebpf:"fence"`
 	Hosts      *ebpf.MapSpec `ebpf:"hosts"`
 	Machines   *ebpf.MapSpec `ebpf:"machines"`
 	Moved      *ebpf.MapSpec `ebpf:"moved"`
@@ -301,10 +313,12 @@ func (o *DatapathObjects) Close() error {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
 	Blocks     *ebpf.Map `ebpf:"blocks"`
+	Dead       *ebpf.Map `ebpf:"dead"`
 	Drops      *ebpf.Map `ebpf:"drops"`
 	Epochs     *ebpf.Map `ebpf:"epochs"`
 	Events     *ebpf.Map `ebpf:"events"`
 	EventsLost *ebpf.Map `ebpf:"events_lost"`
+	Fence      *ebpf.Map `ebpf:"fence"`
 	Hosts      *ebpf.Map `ebpf:"hosts"`
 	Machines   *ebpf.Map `ebpf:"machines"`
 	Moved      *ebpf.Map `ebpf:"moved"`
@@ -317,10 +331,12 @@ type DatapathMaps struct {
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Blocks,
+		m.Dead,
 		m.Drops,
 		m.Epochs,
 		m.Events,
 		m.EventsLost,
+		m.Fence,
 		m.Hosts,
 		m.Machines,
 		m.Moved,

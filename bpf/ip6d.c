@@ -44,6 +44,25 @@ static __always_inline enum drop_reason ether_type(__u32 protocol)
 	return DROP_ETHER_TYPE;
 }
 
+/* is_fenced tells that this host was declared dead: another may have its machines by now. */
+static __always_inline bool is_fenced(void)
+{
+	__u32 only = 0;
+	struct fence *f = bpf_map_lookup_elem(&fence, &only);
+
+	return f && f->closed;
+}
+
+/* is_dead tells a host that was declared dead: what it sends, it sends as a machine that another
+ * host may have by now. */
+static __always_inline bool is_dead(__u32 host)
+{
+	__u32 only = 0;
+	struct fence *f = bpf_map_lookup_elem(&fence, &only);
+
+	return f && f->dead && bpf_map_lookup_elem(&dead, &host);
+}
+
 /* read_sent checks what sender, a stable address of this host, sends: to where, and what. */
 static __always_inline enum drop_reason read_sent(struct __sk_buff *skb, struct packet *p,
 						  struct address sender)
@@ -163,6 +182,8 @@ int from_machine(struct __sk_buff *skb)
 	refused = read_packet(skb, &p, way);
 	if (refused)
 		return drop(skb, &p, refused, way);
+	if (is_fenced())
+		return drop(skb, &p, DROP_FENCED, way);
 	port = find_port(skb->ifindex);
 	if (!port)
 		return drop(skb, &p, DROP_UNKNOWN_PORT, way);
@@ -218,6 +239,8 @@ static __always_inline int receive(struct __sk_buff *skb, enum way way)
 		return drop(skb, &p, DROP_INVALID_DESTINATION, way);
 	if (is_control(p.destination))
 		return NEXT;
+	if (is_fenced())
+		return drop(skb, &p, DROP_FENCED, way);
 
 	p.outside = prefix(p.source) != own.routing || is_control(p.source);
 	if (prefix(p.source) == own.routing) {
@@ -225,6 +248,8 @@ static __always_inline int receive(struct __sk_buff *skb, enum way way)
 			return drop(skb, &p, DROP_INVALID_SOURCE, way);
 		if (p.from.host == own.host)
 			return drop(skb, &p, DROP_OWN_SOURCE, way);
+		if (is_dead(p.from.host))
+			return drop(skb, &p, DROP_DEAD_HOST, way);
 		if (way == FROM_UNDERLAY && own.verify_mac && is_forged(skb, p.from.host))
 			return drop(skb, &p, DROP_FORGED_HOST, way);
 	}
@@ -261,6 +286,8 @@ int from_stack(struct __sk_buff *skb)
 	refused = read_packet(skb, &p, way);
 	if (refused)
 		return drop(skb, &p, refused, way);
+	if (is_fenced())
+		return drop(skb, &p, DROP_FENCED, way);
 	if (is_multicast(p.destination))
 		return drop(skb, &p, DROP_MULTICAST, way);
 

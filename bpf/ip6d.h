@@ -111,6 +111,12 @@ struct next_hop {
 	__u64 trusted_until;
 };
 
+/* `fence`, its one entry: whom an operator declared dead. Mostly nobody, which one look tells. */
+struct fence {
+	__u32 closed; /* 1: this host itself. It carries nothing */
+	__u32 dead;   /* how many hosts are in `dead`: with none, there is no need to look there */
+};
+
 /* Why a packet was refused: the index in `drops`. The name is what users see, in lower case and
  * without its first word. Add new ones at the end: the counters are pinned. */
 enum drop_reason {
@@ -161,6 +167,9 @@ enum drop_reason {
 	DROP_FORGED_HOST, /* on the underlay, from a neighbour that is not the host it says */
 
 	DROP_FOREIGN_ERROR, /* to a host's endpoint, about what it did not send to its sender */
+
+	DROP_DEAD_HOST, /* on the underlay, from a host that was declared dead */
+	DROP_FENCED,	/* this host was declared dead */
 
 	DROP_REASONS, /* how many there are */
 };

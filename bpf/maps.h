@@ -63,6 +63,20 @@ struct {
 	__uint(max_entries, 1);
 } slots SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32); /* 0 */
+	__type(value, struct fence);
+	__uint(max_entries, 1);
+} fence SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);   /* host */
+	__type(value, __u32); /* 1 */
+	__uint(max_entries, 1);
+} dead SEC(".maps");
+
 /* Room for reasons to come, so that an upgrade finds the pinned map large enough. */
 #define DROPS 64
 _Static_assert(DROP_REASONS <= DROPS, "a new size of `drops` does not fit the pinned map");

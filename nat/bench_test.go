@@ -92,6 +92,7 @@ func (b *bench) clear() {
 	b.reference.Moved = make(map[addr.ID]addr.Host)
 	b.reference.Blocks = make(map[BlockID]addr.Host)
 	b.reference.Hosts = make(map[addr.Host]NextHop)
+	b.reference.Dead, b.reference.Fenced = make(map[addr.Host]bool), false
 }
 
 // load makes the kernel's maps hold what the reference's do, through the API.
@@ -116,6 +117,13 @@ func (b *bench) load() {
 	for _, h := range must(b.Datapath.Hosts()) {
 		check(b.DeleteHost(h.Host))
 	}
+	for _, h := range must(b.DeadHosts()) {
+		check(b.DeleteDead(h))
+	}
+	for h := range b.reference.Dead {
+		check(b.PutDead(h))
+	}
+	check(b.SetFenced(b.reference.Fenced))
 	b.namespace.do(func() error {
 		for ifindex, s := range b.reference.Ports {
 			if err := b.AttachPort(ifindex, s); err != nil {

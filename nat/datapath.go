@@ -78,6 +78,7 @@ type Datapath struct {
 	ports  map[int]uint32          // where each device is in `ports`
 	slots  map[addr.Host]uint32    // where each host is in `hosts`
 	hostAt map[uint32]addr.Host    // slots, the other way round
+	dead   map[addr.Host]struct{}  // the hosts that are in `dead`
 }
 
 // Open loads the programs. Maps that an earlier process pinned keep their entries, also when this version or its
@@ -131,6 +132,7 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 		ports:     make(map[int]uint32),
 		slots:     make(map[addr.Host]uint32),
 		hostAt:    make(map[uint32]addr.Host),
+		dead:      make(map[addr.Host]struct{}),
 	}
 	if d.monotonic == nil {
 		d.monotonic = d.readJiffies
@@ -191,7 +193,7 @@ func openSpec(o Options, spec *ebpf.CollectionSpec) (_ *Datapath, err error) {
 	if d.epochs, err = d.objects.Epochs.Memory(); err != nil {
 		return nil, fmt.Errorf("map the memory of %s: %w", bpf.DatapathMapEpochs, err)
 	}
-	for _, read := range []func() error{d.readCounts, d.readPorts, d.readSlots} {
+	for _, read := range []func() error{d.readCounts, d.readPorts, d.readSlots, d.readDead} {
 		if err := read(); err != nil {
 			return nil, err
 		}

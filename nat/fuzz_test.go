@@ -22,8 +22,9 @@ var fuzzedPrograms = []string{fromMachine, fromUnderlay, fromStack}
 
 // fuzzWorlds are benches that differ in their settings; the first is the table's.
 func fuzzWorlds(t testing.TB) []*bench {
-	plain, withoutStack, verifying := newBench(t, 1, true), newBench(t, 1, false), newBench(t, 1, true)
-	worlds := []*bench{plain, withoutStack, verifying}
+	plain, withoutStack, verifying, fenced := newBench(t, 1, true), newBench(t, 1, false), newBench(t, 1, true), newBench(t, 1, true)
+	worlds := []*bench{plain, withoutStack, verifying, fenced}
+	fenced.reference.Fenced = true
 	for _, b := range worlds {
 		b.settle()
 		must(b.heard()) // which opens what a fuzz target must not
@@ -40,8 +41,8 @@ func fuzzAddresses() (all []netip.Addr) {
 		endpoint(1, 1), endpoint(1, 2), endpoint(2, 1),
 	} {
 		all = append(all, s.Addr())
-		for host := range addr.Host(3) {
-			all = append(all, must(plan.Relay(s, host+1)))
+		for _, host := range []addr.Host{1, 2, 3, 0x77} { // the last is dead
+			all = append(all, must(plan.Relay(s, host)))
 		}
 	}
 	return append(all, control(1), control(2), internet, linkLocal, gatewayAddress, solicitedNode, allRouters)

@@ -78,6 +78,10 @@ func (g generator) world() {
 			g.nextHop(h, pick(g, g.underlay.index, g.underlay.index, 9999), pick(g, forAnHour, 0))
 		}
 	}
+	if g.chance(30) {
+		r.Dead[g.otherHost()] = true
+	}
+	r.Fenced = g.chance(5)
 	r.Ports[g.port.index] = g.stable()
 	r.Ports[g.other.index] = g.stable()
 	g.load()

@@ -63,6 +63,7 @@ func (s Sizes) byMap() map[string]int {
 		bpf.DatapathMapBlocks:   s.Blocks,
 		bpf.DatapathMapHosts:    s.Hosts,
 		bpf.DatapathMapSlots:    s.Hosts,
+		bpf.DatapathMapDead:     s.Hosts,
 	}
 }
 
@@ -75,7 +76,7 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 // sizeSetting is the setting that a map's size comes from.
 func sizeSetting(name string) string {
 	switch name {
-	case bpf.DatapathMapSlots:
+	case bpf.DatapathMapSlots, bpf.DatapathMapDead:
 		name = bpf.DatapathMapHosts
 	case bpf.DatapathMapMoved, bpf.DatapathMapEpochs:
 		name = bpf.DatapathMapBlocks

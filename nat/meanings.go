@@ -31,7 +31,7 @@ var dropMeanings = map[string]string{
 	"not_here":            "the machine is not on this host, which knows no other place: destroyed, or never issued",
 	"loop":                "this host believes the machine to be on the host that sent the packet here",
 	"hop_limit":           "its hop limit is used up; the sender is told (Time Exceeded)",
-	"unknown_host":        "the host it is for has no next hop here: not joined yet, or no route to it",
+	"unknown_host":        "the host it is for has no next hop here: not joined yet, dead, or no route to it",
 	"no_underlay":         "the underlay's device to that host has gone",
 	"too_big":             "larger than the MTU of the underlay, or of the machine's port; the sender is told (Packet Too Big)",
 	"forwarded":           "this host was to forward it, for another device, into ip6d0 or in its own name to the underlay",
@@ -39,4 +39,6 @@ var dropMeanings = map[string]string{
 	"tunnelled":           "a packet in a packet (IPv4, IPv6, GRE, Ethernet) for a host's endpoint, whose stack might unpack it",
 	"forged_host":         "with underlay.verify_mac: a neighbour on the underlay's link says that it is another host than the one that has its MAC",
 	"foreign_error":       "an ICMPv6 error of a machine, to a host's endpoint, about a packet that the endpoint did not send to that machine",
+	"dead_host":           "from the underlay, from a host that an operator declared dead: other hosts may have its machines by now",
+	"fenced":              "this host was declared dead, and carries nothing until an operator revives it",
 }

@@ -50,6 +50,7 @@ func (b *bench) settle() {
 	b.nextHop(2, b.underlay.index, forAnHour)
 	b.nextHop(3, b.underlay.index, 0)
 	b.nextHop(4, 9999, forAnHour)
+	r.Dead[0x77] = true
 	b.load()
 }
 
@@ -299,6 +300,8 @@ func underlayCases() []packetCase {
 		{"stable destination", datagram(from2, alice.Addr()), Refuse, "stable_destination"},
 		{"own source", datagram(routing(remote, 1), to(alice)), Refuse, "own_source"},
 		{"own control source", message(control(1), to(alice), 3, about(alice)...), Refuse, "own_source"},
+		{"from a dead host", datagram(routing(remote, 0x77), to(alice)), Refuse, "dead_host"},
+		{"error of a dead host", message(control(0x77), to(alice), 3, about(alice)...), Refuse, "dead_host"},
 		{"source of host 0", datagram(netip.MustParseAddr("fdab::5:0:201:1"), to(alice)), Refuse, "invalid_source"},
 		{"source with the word 0xffff", datagram(netip.MustParseAddr("fdab:0:2:0:5:0:201:ffff"), to(alice)), Refuse, "invalid_source"},
 		{"destination with the word 0xffff", datagram(from2, netip.MustParseAddr("fdab:0:1:0:5:0:101:ffff")), Refuse, "invalid_destination"},
@@ -402,6 +405,35 @@ func TestProgramsDoWhatTheTableSays(t *testing.T) {
 		b.expect(t, fromUnderlay, b.underlay.index, packetCase{"", f, ToPeer, ""})
 		f.source, f.from = routing(mover, 3), mac(0xaa) // whose MAC is not known
 		b.expect(t, fromUnderlay, b.underlay.index, packetCase{"", f, ToPeer, ""})
+	})
+	t.Run("on a host that was declared dead", func(t *testing.T) {
+		b := newBench(t, 1, true)
+		b.reference.Fenced = true
+		b.settle()
+		for _, c := range []struct {
+			program string
+			on      device
+			frame   frame
+			want    Action
+		}{
+			{fromMachine, b.port, datagram(alice.Addr(), bob.Addr()), Refuse},
+			{fromMachine, b.port, datagram(alice.Addr(), remote.Addr()), Refuse},
+			{fromMachine, b.port, solicitation(linkLocal, solicitedNode, gatewayAddress), Refuse},
+			{fromUnderlay, b.underlay, datagram(routing(remote, 2), routing(alice, 1)), Refuse},
+			{fromUnderlay, b.underlay, datagram(routing(remote, 2), routing(gone, 1)), Refuse},
+			{fromUnderlay, b.underlay, datagram(control(2), control(1)), Next},
+			{fromUnderlay, b.underlay, datagram(underlayRouter, internet), Next},
+			{fromStack, b.stack, datagram(endpoint(1, 1).Addr(), alice.Addr()), Refuse},
+			{fromStack, b.stack, message(control(1), routing(alice, 1), 2, embedded(routing(alice, 1), routing(remote, 2))...), Refuse},
+		} {
+			reason := ""
+			if c.want == Refuse {
+				reason = "fenced"
+			}
+			c.frame.to, c.frame.from = c.on.mac, mac(0xaa)
+			b.expect(t, c.program, c.on.index, packetCase{"", c.frame, c.want, reason})
+		}
+		seen["fenced"] = true
 	})
 	t.Run("without ip6d0", func(t *testing.T) {
 		b := newBench(t, 1, false)

@@ -30,6 +30,9 @@ type Reference struct {
 	MTU      map[int]int // of the underlay's devices and the ports
 
 	VerifyMAC bool
+
+	Fenced bool               // this host was declared dead
+	Dead   map[addr.Host]bool // others that were
 }
 
 // BlockID names a block in the whole fleet.
@@ -88,6 +91,9 @@ func (r *Reference) FromMachine(ifindex int, frame []byte) Verdict {
 	if !ok {
 		return refuse("malformed")
 	}
+	if r.Fenced {
+		return refuse("fenced")
+	}
 	port, ok := r.Ports[ifindex]
 	if !ok {
 		return refuse("unknown_port")
@@ -131,6 +137,9 @@ func (r *Reference) FromUnderlay(frame []byte) Verdict {
 	if err != nil {
 		return refuse("invalid_destination")
 	}
+	if r.Fenced {
+		return refuse("fenced")
+	}
 
 	p.outside = true
 	if r.Plan.Form(p.source) == addr.FormRouting {
@@ -141,6 +150,8 @@ func (r *Reference) FromUnderlay(frame []byte) Verdict {
 			return refuse("invalid_source")
 		case p.cameFrom == r.Host:
 			return refuse("own_source")
+		case r.Dead[p.cameFrom]:
+			return refuse("dead_host")
 		case r.VerifyMAC && hop.Kind == HopNeighbour && hop.Trusted > 0 && !bytes.Equal(frame[6:12], hop.MAC):
 			return refuse("forged_host")
 		}
@@ -167,6 +178,9 @@ func (r *Reference) FromStack(frame []byte) Verdict {
 	p, ok := readPacket(frame)
 	if !ok {
 		return refuse("malformed")
+	}
+	if r.Fenced {
+		return refuse("fenced")
 	}
 	if p.destination.IsMulticast() {
 		return refuse("multicast")
