@@ -6,7 +6,6 @@ import (
 
 	"connectrpc.com/connect"
 
-	"ip6d/addr"
 	ip6dv1 "ip6d/api/ip6d/v1"
 	"ip6d/hwmap"
 )
@@ -23,14 +22,16 @@ func (s *hostServer) ListHosts(context.Context, *connect.Request[ip6dv1.ListHost
 }
 
 func (s *hostServer) GetHost(_ context.Context, r *connect.Request[ip6dv1.GetHostRequest]) (*connect.Response[ip6dv1.GetHostResponse], error) {
-	// A name is never a number: the configuration refuses one.
-	id, _ := addr.ParseHost(r.Msg.Host)
+	id, err := s.Map.FindHost(r.Msg.Host)
+	if err != nil {
+		return nil, answer(err)
+	}
 	for _, v := range s.Map.Hosts() {
-		if v.ID == id || v.Name == r.Msg.Host {
+		if v.ID == id {
 			return connect.NewResponse(&ip6dv1.GetHostResponse{Host: s.message(v)}), nil
 		}
 	}
-	return nil, answer(fmt.Errorf("%w %q: `ip6d host list` shows those of the fleet", hwmap.ErrUnknownHost, r.Msg.Host))
+	return nil, answer(fmt.Errorf("%w %d: `ip6d host list` shows those of the fleet", hwmap.ErrUnknownHost, id))
 }
 
 func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {

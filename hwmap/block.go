@@ -34,7 +34,7 @@ func (m *Map) account(l Local) {
 }
 
 // keepBlocks gets this host another block whenever three quarters of its ids are in use, so that creating a machine does
-// not wait for the store. A block of this host whose record has gone from the store is published again.
+// not wait for the store; but none while it takes no machines. A block of this host whose record has gone from the store is published again.
 func (m *Map) keepBlocks(ctx context.Context) error {
 	wait, said := retryPause, ""
 	for {
@@ -71,7 +71,7 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 func (m *Map) wantsBlock() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.allocator.Free()*4 <= m.allocator.Size()
+	return m.state == Joined && m.allocator.Free()*4 <= m.allocator.Size()
 }
 
 // leaseBlock claims the lowest block that nobody has, if another one is wanted. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),

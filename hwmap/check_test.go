@@ -110,6 +110,7 @@ func (f *fleet) check(want map[string]addr.Host) {
 // stored is the fleet's map in the store.
 type stored struct {
 	entries  []hwmap.Entry
+	hosts    map[addr.Host]hwmap.Host
 	blocks   map[addr.Block]hwmap.Block
 	machines map[addr.Machine]hwmap.Machine
 }
@@ -120,9 +121,12 @@ func (f *fleet) view() stored {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	v := stored{entries: entries, blocks: make(map[addr.Block]hwmap.Block), machines: make(map[addr.Machine]hwmap.Machine)}
+	v := stored{entries: entries, hosts: make(map[addr.Host]hwmap.Host), blocks: make(map[addr.Block]hwmap.Block), machines: make(map[addr.Machine]hwmap.Machine)}
 	for _, e := range entries {
 		switch {
+		case strings.HasPrefix(string(e.Key), "map/hosts/"):
+			h := record[hwmap.Host](f.t, e)
+			v.hosts[h.ID] = h
 		case strings.HasPrefix(string(e.Key), "map/blocks/"):
 			b := record[hwmap.Block](f.t, e)
 			v.blocks[b.Block] = b

@@ -68,5 +68,8 @@ var (
 	ErrDisagree = errors.New("the fleet's store disagrees with this host's settings")
 )
 
+// errUnlisted: this host's own record has gone from the fleet's store.
+var errUnlisted = errors.New("the record of this host has gone from the store")
+
 // errMalformed: a record cannot be read. It is logged and left alone, so that one bad record stops nothing else.
 var errMalformed = errors.New("malformed record")

@@ -103,7 +103,7 @@ func (m *Map) unrecorded() []addr.Machine {
 // take it all, the revision stands still: other hosts must not rely on it.
 func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) error {
 	m.mu.Lock()
-	entries = m.keepOwn(m.notOutdated(entries))
+	entries, unlisted := m.keepOwn(m.notOutdated(entries))
 	err := m.apply(entries)
 	if err == nil {
 		m.fleet.revision = revision
@@ -113,7 +113,13 @@ func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) e
 	if err != nil {
 		return err
 	}
-	return m.cache(ctx, entries, Write{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)})
+	if err := m.cache(ctx, entries, Write{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}); err != nil {
+		return err
+	}
+	if unlisted {
+		return errUnlisted // joining anew tells what that means
+	}
+	return nil
 }
 
 // cache writes entries into the cache, if there is one, and more with them.
@@ -132,9 +138,13 @@ func (m *Map) cache(ctx context.Context, entries []Entry, more ...Write) error {
 }
 
 // keepOwn takes out of entries the deletion of blocks of this host, and has them published again: there are machines with
-// their ids. The caller holds mu.
-func (m *Map) keepOwn(entries []Entry) []Entry {
-	return slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
+// their ids. It does so with this host's own record, too, and reports it. The caller holds mu.
+func (m *Map) keepOwn(entries []Entry) (kept []Entry, unlisted bool) {
+	kept = slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
+		if e.Value == nil && e.Key == hostKey(m.Self.ID) {
+			unlisted = true
+			return true
+		}
 		n, err := e.Key.number(blocksPrefix)
 		block := addr.Block(n)
 		own := err == nil && e.Value == nil && m.fleet.blocks[block].Home == m.Self.ID
@@ -144,6 +154,7 @@ func (m *Map) keepOwn(entries []Entry) []Entry {
 		}
 		return own
 	})
+	return kept, unlisted
 }
 
 // apply brings entries into the view and the kernel's maps. Where a map is full, what has room is applied all the same.
@@ -199,6 +210,13 @@ func (m *Map) applyHost(e Entry) error {
 		return err
 	}
 	put(m.fleet.hosts, addr.Host(n), h)
+	if addr.Host(n) == m.Self.ID && h != nil {
+		if h.State != m.state {
+			m.Logger.Warn("this host's state changed", "from", m.state, "to", h.State)
+		}
+		m.state, m.fleet.stateAt = h.State, e.ModRevision
+		wish(m.leaseWanted) // it may take machines again
+	}
 	return nil
 }
 
@@ -354,5 +372,7 @@ func (m *Map) restoreCache(ctx context.Context) error {
 		}
 		m.fleet.revision = Revision(n)
 	}
-	return m.apply(entries)
+	err = m.apply(entries)
+	m.fleet.stateAt = 0 // the entries' revisions are the cache's
+	return err
 }

@@ -65,7 +65,7 @@ func (m *Map) joinOnce(ctx context.Context) error {
 		return err
 	}
 	record := m.Self
-	record.State = Joined
+	record.State = m.ownState() // of a record that has gone from the store, as it was
 	if e[1].Value != nil {
 		claimed, err := decode[Host](e[1])
 		if err != nil {
@@ -86,10 +86,14 @@ func (m *Map) joinOnce(ctx context.Context) error {
 			return fmt.Errorf("claim host id %d: %w", m.Self.ID, err)
 		}
 	}
+	return nil
+}
+
+// ownState is what this host's record said last.
+func (m *Map) ownState() HostState {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.state = record.State
-	return nil
+	return m.state
 }
 
 // checkIdentity refuses a second id for one server: two hosts of the map would then be one, and each in the other's way.

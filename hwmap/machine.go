@@ -33,8 +33,8 @@ func checkName(name string) error {
 }
 
 // Create issues a stable address for a machine; the answer means that it is durable. The same name in the same network
-// again returns the same machine. Errors: ErrUsage, ErrNameTaken, addr.ErrExhausted, nat.ErrFull, and those of the truth's
-// store.
+// again returns the same machine. Errors: ErrUsage, ErrNameTaken, addr.ErrExhausted, nat.ErrFull, ErrState on a host that
+// takes no machines, and those of the truth's store.
 func (m *Map) Create(ctx context.Context, name string, network addr.Network) (MachineView, error) {
 	if err := checkName(name); err != nil {
 		return MachineView{}, err
@@ -98,6 +98,9 @@ func (m *Map) issue(ctx context.Context, name string, network addr.Network) (Loc
 func (m *Map) allocate() (Local, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.takesMachines(); err != nil {
+		return Local{}, err
+	}
 	for {
 		number, err := m.allocator.Allocate()
 		if err != nil {

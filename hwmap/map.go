@@ -115,7 +115,7 @@ type Map struct {
 	byName    map[string]addr.Machine // of local machines that hold a name here
 	allocator *addr.Allocator
 	fleet     fleetView
-	state     HostState // of this host's record
+	state     HostState // of this host's record, as fleet has or had it
 }
 
 // Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then joins the
@@ -159,7 +159,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	if err == nil && !known { // the store has this host now, so the database is its
 		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.Owner())}}})
 	}
-	if err == nil && m.allocator.Size() == 0 {
+	if err == nil && m.allocator.Size() == 0 && m.wantsBlock() {
 		if err = m.leaseBlock(ctx); errors.Is(err, nat.ErrFull) {
 			err = nil // Run tells it, and tries again
 		}

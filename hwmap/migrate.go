@@ -182,7 +182,7 @@ func (m *Map) host(id addr.Host) (Host, error) {
 	defer m.mu.Unlock()
 	h, ok := m.fleet.hosts[id]
 	if !ok {
-		return h, fmt.Errorf("%w %d: `ip6d host list` shows those of the fleet", ErrUnknownHost, id)
+		return h, unknownHost(id)
 	}
 	return h, nil
 }

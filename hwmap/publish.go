@@ -47,9 +47,7 @@ func (s stored) destroyed(l Local) bool {
 	return s.record != nil && s.record.Destroyed && s.record.Epoch >= l.Epoch
 }
 
-func (s stored) unchanged() Condition {
-	return Condition{Key: s.key.Key, ModRevision: s.key.ModRevision}
-}
+func (s stored) unchanged() Condition { return s.key.unchanged() }
 
 // checkBlock compares a block's home and epoch with what this host knows. Errors: ErrState.
 func (m *Map) checkBlock(e Entry) error {

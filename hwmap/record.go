@@ -28,9 +28,9 @@ type HostState string
 
 const (
 	Joined   HostState = "joined"   // takes machines
-	Cordoned HostState = "cordoned" // takes no new machines: none is created there, none moves there
+	Cordoned HostState = "cordoned" // takes no new machines: none is created there, none moves there, and it leases no block
 	Draining HostState = "draining" // cordoned, and being emptied: its machines move away, then its blocks are handed over
-	Removing HostState = "removing" // cordoned, leases no block, and goes from the fleet once nothing points at it
+	Removing HostState = "removing" // cordoned, and goes from the fleet once nothing points at it
 	Dead     HostState = "dead"     // lost, on an operator's word: other hosts may take its machines and blocks, and refuse its packets
 )
 

@@ -134,6 +134,23 @@ func (m *Map) applyAhead(number addr.Machine, news []Entry) error {
 	return nil
 }
 
+// applyWritten applies what this host has just written to the store, ahead of the watch, so that what it does next goes by it.
+func (m *Map) applyWritten(ctx context.Context, written []Entry) error {
+	m.mu.Lock()
+	news := slices.DeleteFunc(slices.Clone(written), func(e Entry) bool {
+		return e.ModRevision <= max(m.fleet.revision, m.fleet.ahead[e.Key]) // the watch was faster
+	})
+	err := m.apply(news)
+	for _, e := range news {
+		m.fleet.ahead[e.Key] = e.ModRevision
+	}
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return m.cache(ctx, news)
+}
+
 // catchUpWithAhead forgets what the watch has brought by now. What it brought was no news, but only from here on may others
 // be told that this host has it. The caller holds mu.
 func (m *Map) catchUpWithAhead() {
@@ -145,8 +162,8 @@ func (m *Map) catchUpWithAhead() {
 	}
 }
 
-// notOutdated takes out of entries, which the watch brought, what is older than what was read upon a hint. The caller holds
-// mu.
+// notOutdated takes out of entries, which the watch brought, what is older than what was read upon a hint, or written.
+// The caller holds mu.
 func (m *Map) notOutdated(entries []Entry) []Entry {
 	if len(m.fleet.ahead) == 0 {
 		return entries

@@ -19,6 +19,9 @@ type Entry struct {
 	ModRevision Revision // of the transaction that wrote it last; 0: there is no such key
 }
 
+// unchanged holds while the record is as it was read.
+func (e Entry) unchanged() Condition { return Condition{Key: e.Key, ModRevision: e.ModRevision} }
+
 // Condition holds when the key was last written at ModRevision; with ModRevision 0, when there is no such key.
 type Condition struct {
 	Key         Key

@@ -14,8 +14,10 @@ type fleetView struct {
 	blocks   map[addr.Block]Block
 	machines map[addr.Machine]Machine
 
+	stateAt Revision // of the record that this host's own state is of; 0: not known
+
 	lost  map[addr.Block]struct{} // this host's blocks whose records have gone from the store
-	ahead map[Key]Revision        // of records that were read upon a hint, while it is above revision
+	ahead map[Key]Revision        // of records that were read upon a hint or written, while it is above revision
 
 	following bool  // whether the store is being watched
 	err       error // why not

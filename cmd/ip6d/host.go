@@ -14,9 +14,9 @@ import (
 func newHostCommand(c *cli) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "host",
-		Short: "Tell about the hosts of the fleet",
+		Short: "Tell about the hosts of the fleet, and say what may be done with them",
 	}
-	command.AddCommand(newHostListCommand(c), newHostShowCommand(c))
+	command.AddCommand(newHostListCommand(c), newHostShowCommand(c), newHostCordonCommand(c), newHostUncordonCommand(c))
 	return command
 }
 
@@ -81,8 +81,7 @@ func newHostShowCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a := newHostAnswer(r.Host)
-			return c.print(a, func(t *table) { a.rows(t) })
+			return c.printHost(r.Host)
 		},
 	}
 }

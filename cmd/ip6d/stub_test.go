@@ -98,6 +98,14 @@ func (s *stub) GetHost(_ context.Context, q *connect.Request[ip6dv1.GetHostReque
 	return reply(s, q, &ip6dv1.GetHostResponse{Host: hosts[1]})
 }
 
+func (s *stub) CordonHost(_ context.Context, q *connect.Request[ip6dv1.CordonHostRequest]) (*connect.Response[ip6dv1.CordonHostResponse], error) {
+	return reply(s, q, &ip6dv1.CordonHostResponse{Host: &ip6dv1.Host{Host: 2, Name: "host2", Identity: "two", State: "cordoned", Prefix: "fdab:0:2::/48"}})
+}
+
+func (s *stub) UncordonHost(_ context.Context, q *connect.Request[ip6dv1.UncordonHostRequest]) (*connect.Response[ip6dv1.UncordonHostResponse], error) {
+	return reply(s, q, &ip6dv1.UncordonHostResponse{Host: hosts[1]})
+}
+
 func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {
 	return reply(s, q, &ip6dv1.GetStatusResponse{
 		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable",

@@ -30,7 +30,8 @@ type Host struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// What the id was claimed with.
 	Identity string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
-	// joined, and later cordoned, draining, removing or dead.
+	// joined; cordoned: it takes no new machines; draining: and is being emptied; removing: and is about to go from the fleet;
+	// dead: lost, on an operator's word.
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Its address on the underlay; empty standalone.
 	Underlay string `protobuf:"bytes,5,opt,name=underlay,proto3" json:"underlay,omitempty"`
@@ -299,6 +300,186 @@ func (x *GetHostResponse) GetHost() *Host {
 	return nil
 }
 
+type CordonHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name, or an id in decimal.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonHostRequest) Reset() {
+	*x = CordonHostRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonHostRequest) ProtoMessage() {}
+
+func (x *CordonHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonHostRequest.ProtoReflect.Descriptor instead.
+func (*CordonHostRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CordonHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type CordonHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Host          *Host `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonHostResponse) Reset() {
+	*x = CordonHostResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonHostResponse) ProtoMessage() {}
+
+func (x *CordonHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonHostResponse.ProtoReflect.Descriptor instead.
+func (*CordonHostResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CordonHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+type UncordonHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name, or an id in decimal.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UncordonHostRequest) Reset() {
+	*x = UncordonHostRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UncordonHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UncordonHostRequest) ProtoMessage() {}
+
+func (x *UncordonHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UncordonHostRequest.ProtoReflect.Descriptor instead.
+func (*UncordonHostRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UncordonHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type UncordonHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Host          *Host `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UncordonHostResponse) Reset() {
+	*x = UncordonHostResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UncordonHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UncordonHostResponse) ProtoMessage() {}
+
+func (x *UncordonHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UncordonHostResponse.ProtoReflect.Descriptor instead.
+func (*UncordonHostResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UncordonHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -307,7 +488,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[5]
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +500,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[5]
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +513,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{5}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 // Drop is one reason why packets were dropped.
@@ -348,7 +529,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[6]
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +541,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[6]
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +554,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Drop) GetReason() string {
@@ -405,7 +586,7 @@ type GetDropsRequest struct {
 
 func (x *GetDropsRequest) Reset() {
 	*x = GetDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +598,7 @@ func (x *GetDropsRequest) String() string {
 func (*GetDropsRequest) ProtoMessage() {}
 
 func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[7]
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +611,7 @@ func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
 func (*GetDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 type GetDropsResponse struct {
@@ -445,7 +626,7 @@ type GetDropsResponse struct {
 
 func (x *GetDropsResponse) Reset() {
 	*x = GetDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[8]
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +638,7 @@ func (x *GetDropsResponse) String() string {
 func (*GetDropsResponse) ProtoMessage() {}
 
 func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[8]
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +651,7 @@ func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
 func (*GetDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetDropsResponse) GetDrops() []*Drop {
@@ -501,7 +682,7 @@ type MonitorDropsRequest struct {
 
 func (x *MonitorDropsRequest) Reset() {
 	*x = MonitorDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +694,7 @@ func (x *MonitorDropsRequest) String() string {
 func (*MonitorDropsRequest) ProtoMessage() {}
 
 func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +707,7 @@ func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MonitorDropsRequest) GetReasons() []string {
@@ -563,7 +744,7 @@ type MonitorDropsResponse struct {
 
 func (x *MonitorDropsResponse) Reset() {
 	*x = MonitorDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +756,7 @@ func (x *MonitorDropsResponse) String() string {
 func (*MonitorDropsResponse) ProtoMessage() {}
 
 func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +769,7 @@ func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MonitorDropsResponse) GetDrop() *DropEvent {
@@ -620,7 +801,7 @@ type MissedDrops struct {
 
 func (x *MissedDrops) Reset() {
 	*x = MissedDrops{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +813,7 @@ func (x *MissedDrops) String() string {
 func (*MissedDrops) ProtoMessage() {}
 
 func (x *MissedDrops) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +826,7 @@ func (x *MissedDrops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissedDrops.ProtoReflect.Descriptor instead.
 func (*MissedDrops) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MissedDrops) GetSampled() uint64 {
@@ -696,7 +877,7 @@ type DropEvent struct {
 
 func (x *DropEvent) Reset() {
 	*x = DropEvent{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +889,7 @@ func (x *DropEvent) String() string {
 func (*DropEvent) ProtoMessage() {}
 
 func (x *DropEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +902,7 @@ func (x *DropEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropEvent.ProtoReflect.Descriptor instead.
 func (*DropEvent) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DropEvent) GetTime() *timestamppb.Timestamp {
@@ -828,7 +1009,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +1021,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1034,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -967,7 +1148,7 @@ type MapFill struct {
 
 func (x *MapFill) Reset() {
 	*x = MapFill{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1160,7 @@ func (x *MapFill) String() string {
 func (*MapFill) ProtoMessage() {}
 
 func (x *MapFill) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1173,7 @@ func (x *MapFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapFill.ProtoReflect.Descriptor instead.
 func (*MapFill) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MapFill) GetMap() string {
@@ -1036,6 +1217,14 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x0eGetHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"4\n" +
 	"\x0fGetHostResponse\x12!\n" +
+	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"'\n" +
+	"\x11CordonHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"7\n" +
+	"\x12CordonHostResponse\x12!\n" +
+	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\")\n" +
+	"\x13UncordonHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"9\n" +
+	"\x14UncordonHostResponse\x12!\n" +
 	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"\x12\n" +
 	"\x10GetStatusRequest\"R\n" +
 	"\x04Drop\x12\x16\n" +
@@ -1096,10 +1285,13 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\aMapFill\x12\x10\n" +
 	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size2\xe3\x02\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\xf7\x03\n" +
 	"\vHostService\x12B\n" +
 	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\x12<\n" +
-	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\x12B\n" +
+	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\x12E\n" +
+	"\n" +
+	"CordonHost\x12\x1a.ip6d.v1.CordonHostRequest\x1a\x1b.ip6d.v1.CordonHostResponse\x12K\n" +
+	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12B\n" +
 	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponse\x12?\n" +
 	"\bGetDrops\x12\x18.ip6d.v1.GetDropsRequest\x1a\x19.ip6d.v1.GetDropsResponse\x12M\n" +
 	"\fMonitorDrops\x12\x1c.ip6d.v1.MonitorDropsRequest\x1a\x1d.ip6d.v1.MonitorDropsResponse0\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
@@ -1116,53 +1308,63 @@ func file_ip6d_v1_host_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_host_proto_rawDescData
 }
 
-var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_ip6d_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                  // 0: ip6d.v1.Host
 	(*ListHostsRequest)(nil),      // 1: ip6d.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),     // 2: ip6d.v1.ListHostsResponse
 	(*GetHostRequest)(nil),        // 3: ip6d.v1.GetHostRequest
 	(*GetHostResponse)(nil),       // 4: ip6d.v1.GetHostResponse
-	(*GetStatusRequest)(nil),      // 5: ip6d.v1.GetStatusRequest
-	(*Drop)(nil),                  // 6: ip6d.v1.Drop
-	(*GetDropsRequest)(nil),       // 7: ip6d.v1.GetDropsRequest
-	(*GetDropsResponse)(nil),      // 8: ip6d.v1.GetDropsResponse
-	(*MonitorDropsRequest)(nil),   // 9: ip6d.v1.MonitorDropsRequest
-	(*MonitorDropsResponse)(nil),  // 10: ip6d.v1.MonitorDropsResponse
-	(*MissedDrops)(nil),           // 11: ip6d.v1.MissedDrops
-	(*DropEvent)(nil),             // 12: ip6d.v1.DropEvent
-	(*GetStatusResponse)(nil),     // 13: ip6d.v1.GetStatusResponse
-	(*MapFill)(nil),               // 14: ip6d.v1.MapFill
-	nil,                           // 15: ip6d.v1.GetStatusResponse.MachinesEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*CordonHostRequest)(nil),     // 5: ip6d.v1.CordonHostRequest
+	(*CordonHostResponse)(nil),    // 6: ip6d.v1.CordonHostResponse
+	(*UncordonHostRequest)(nil),   // 7: ip6d.v1.UncordonHostRequest
+	(*UncordonHostResponse)(nil),  // 8: ip6d.v1.UncordonHostResponse
+	(*GetStatusRequest)(nil),      // 9: ip6d.v1.GetStatusRequest
+	(*Drop)(nil),                  // 10: ip6d.v1.Drop
+	(*GetDropsRequest)(nil),       // 11: ip6d.v1.GetDropsRequest
+	(*GetDropsResponse)(nil),      // 12: ip6d.v1.GetDropsResponse
+	(*MonitorDropsRequest)(nil),   // 13: ip6d.v1.MonitorDropsRequest
+	(*MonitorDropsResponse)(nil),  // 14: ip6d.v1.MonitorDropsResponse
+	(*MissedDrops)(nil),           // 15: ip6d.v1.MissedDrops
+	(*DropEvent)(nil),             // 16: ip6d.v1.DropEvent
+	(*GetStatusResponse)(nil),     // 17: ip6d.v1.GetStatusResponse
+	(*MapFill)(nil),               // 18: ip6d.v1.MapFill
+	nil,                           // 19: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
 	0,  // 1: ip6d.v1.GetHostResponse.host:type_name -> ip6d.v1.Host
-	6,  // 2: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
-	11, // 3: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	12, // 4: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
-	11, // 5: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	16, // 6: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
-	0,  // 7: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	15, // 8: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	6,  // 9: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	14, // 10: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
-	1,  // 11: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
-	3,  // 12: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
-	5,  // 13: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	7,  // 14: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
-	9,  // 15: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
-	2,  // 16: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4,  // 17: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	13, // 18: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	8,  // 19: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
-	10, // 20: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	0,  // 2: ip6d.v1.CordonHostResponse.host:type_name -> ip6d.v1.Host
+	0,  // 3: ip6d.v1.UncordonHostResponse.host:type_name -> ip6d.v1.Host
+	10, // 4: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
+	15, // 5: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	16, // 6: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
+	15, // 7: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	20, // 8: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
+	0,  // 9: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
+	19, // 10: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	10, // 11: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	18, // 12: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	1,  // 13: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
+	3,  // 14: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
+	5,  // 15: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
+	7,  // 16: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
+	9,  // 17: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	11, // 18: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	13, // 19: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 20: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 21: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	6,  // 22: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
+	8,  // 23: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
+	17, // 24: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	12, // 25: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	14, // 26: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_host_proto_init() }
@@ -1170,14 +1372,14 @@ func file_ip6d_v1_host_proto_init() {
 	if File_ip6d_v1_host_proto != nil {
 		return
 	}
-	file_ip6d_v1_host_proto_msgTypes[9].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_host_proto_rawDesc), len(file_ip6d_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

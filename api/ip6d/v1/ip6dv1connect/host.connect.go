@@ -37,6 +37,11 @@ const (
 	HostServiceListHostsProcedure = "/ip6d.v1.HostService/ListHosts"
 	// HostServiceGetHostProcedure is the fully-qualified name of the HostService's GetHost RPC.
 	HostServiceGetHostProcedure = "/ip6d.v1.HostService/GetHost"
+	// HostServiceCordonHostProcedure is the fully-qualified name of the HostService's CordonHost RPC.
+	HostServiceCordonHostProcedure = "/ip6d.v1.HostService/CordonHost"
+	// HostServiceUncordonHostProcedure is the fully-qualified name of the HostService's UncordonHost
+	// RPC.
+	HostServiceUncordonHostProcedure = "/ip6d.v1.HostService/UncordonHost"
 	// HostServiceGetStatusProcedure is the fully-qualified name of the HostService's GetStatus RPC.
 	HostServiceGetStatusProcedure = "/ip6d.v1.HostService/GetStatus"
 	// HostServiceGetDropsProcedure is the fully-qualified name of the HostService's GetDrops RPC.
@@ -52,6 +57,13 @@ type HostServiceClient interface {
 	ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error)
 	// GetHost returns one host, by name or id. not_found: no such host is known.
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error)
+	// CordonHost keeps new machines from a host, which may be another than the one that is asked: none is created there, none
+	// moves there. It calls a removal off. The same again changes nothing. not_found: there is no such host.
+	// failed_precondition: it is in a state in which that cannot be done. unavailable: the fleet's store cannot be reached, or
+	// did not say what came of it; repeat it.
+	CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error)
+	// UncordonHost lets a host take machines again; it calls a drain off. Errors: as CordonHost.
+	UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
 	// GetDrops returns how many packets the datapath has refused, for every reason.
@@ -86,6 +98,18 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("GetHost")),
 			connect.WithClientOptions(opts...),
 		),
+		cordonHost: connect.NewClient[v1.CordonHostRequest, v1.CordonHostResponse](
+			httpClient,
+			baseURL+HostServiceCordonHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("CordonHost")),
+			connect.WithClientOptions(opts...),
+		),
+		uncordonHost: connect.NewClient[v1.UncordonHostRequest, v1.UncordonHostResponse](
+			httpClient,
+			baseURL+HostServiceUncordonHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
+			connect.WithClientOptions(opts...),
+		),
 		getStatus: connect.NewClient[v1.GetStatusRequest, v1.GetStatusResponse](
 			httpClient,
 			baseURL+HostServiceGetStatusProcedure,
@@ -111,6 +135,8 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type hostServiceClient struct {
 	listHosts    *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
 	getHost      *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
+	cordonHost   *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
+	uncordonHost *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
 	getStatus    *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
 	getDrops     *connect.Client[v1.GetDropsRequest, v1.GetDropsResponse]
 	monitorDrops *connect.Client[v1.MonitorDropsRequest, v1.MonitorDropsResponse]
@@ -124,6 +150,16 @@ func (c *hostServiceClient) ListHosts(ctx context.Context, req *connect.Request[
 // GetHost calls ip6d.v1.HostService.GetHost.
 func (c *hostServiceClient) GetHost(ctx context.Context, req *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error) {
 	return c.getHost.CallUnary(ctx, req)
+}
+
+// CordonHost calls ip6d.v1.HostService.CordonHost.
+func (c *hostServiceClient) CordonHost(ctx context.Context, req *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error) {
+	return c.cordonHost.CallUnary(ctx, req)
+}
+
+// UncordonHost calls ip6d.v1.HostService.UncordonHost.
+func (c *hostServiceClient) UncordonHost(ctx context.Context, req *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error) {
+	return c.uncordonHost.CallUnary(ctx, req)
 }
 
 // GetStatus calls ip6d.v1.HostService.GetStatus.
@@ -147,6 +183,13 @@ type HostServiceHandler interface {
 	ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error)
 	// GetHost returns one host, by name or id. not_found: no such host is known.
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error)
+	// CordonHost keeps new machines from a host, which may be another than the one that is asked: none is created there, none
+	// moves there. It calls a removal off. The same again changes nothing. not_found: there is no such host.
+	// failed_precondition: it is in a state in which that cannot be done. unavailable: the fleet's store cannot be reached, or
+	// did not say what came of it; repeat it.
+	CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error)
+	// UncordonHost lets a host take machines again; it calls a drain off. Errors: as CordonHost.
+	UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
 	// GetDrops returns how many packets the datapath has refused, for every reason.
@@ -177,6 +220,18 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("GetHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceCordonHostHandler := connect.NewUnaryHandler(
+		HostServiceCordonHostProcedure,
+		svc.CordonHost,
+		connect.WithSchema(hostServiceMethods.ByName("CordonHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceUncordonHostHandler := connect.NewUnaryHandler(
+		HostServiceUncordonHostProcedure,
+		svc.UncordonHost,
+		connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceGetStatusHandler := connect.NewUnaryHandler(
 		HostServiceGetStatusProcedure,
 		svc.GetStatus,
@@ -201,6 +256,10 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceListHostsHandler.ServeHTTP(w, r)
 		case HostServiceGetHostProcedure:
 			hostServiceGetHostHandler.ServeHTTP(w, r)
+		case HostServiceCordonHostProcedure:
+			hostServiceCordonHostHandler.ServeHTTP(w, r)
+		case HostServiceUncordonHostProcedure:
+			hostServiceUncordonHostHandler.ServeHTTP(w, r)
 		case HostServiceGetStatusProcedure:
 			hostServiceGetStatusHandler.ServeHTTP(w, r)
 		case HostServiceGetDropsProcedure:
@@ -222,6 +281,14 @@ func (UnimplementedHostServiceHandler) ListHosts(context.Context, *connect.Reque
 
 func (UnimplementedHostServiceHandler) GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.GetHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.CordonHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.UncordonHost is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error) {

@@ -1,0 +1,46 @@
+package api
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	"ip6d/addr"
+	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/hwmap"
+)
+
+func (s *hostServer) CordonHost(ctx context.Context, r *connect.Request[ip6dv1.CordonHostRequest]) (*connect.Response[ip6dv1.CordonHostResponse], error) {
+	h, err := s.change(ctx, r.Msg.Host, s.Map.Cordon)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.CordonHostResponse{Host: h}), nil
+}
+
+func (s *hostServer) UncordonHost(ctx context.Context, r *connect.Request[ip6dv1.UncordonHostRequest]) (*connect.Response[ip6dv1.UncordonHostResponse], error) {
+	h, err := s.change(ctx, r.Msg.Host, s.Map.Uncordon)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.UncordonHostResponse{Host: h}), nil
+}
+
+// change has the state of a host changed, and returns the host as it is then.
+func (s *hostServer) change(ctx context.Context, host string, to func(context.Context, addr.Host) (hwmap.Host, error)) (*ip6dv1.Host, error) {
+	id, err := s.Map.FindHost(host)
+	if err != nil {
+		return nil, err
+	}
+	h, err := to(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	now := hwmap.HostView{Host: h}
+	for _, v := range s.Map.Hosts() {
+		if v.ID == id {
+			now.Blocks = v.Blocks
+		}
+	}
+	return s.message(now), nil
+}

@@ -1,0 +1,41 @@
+package api
+
+import (
+	"slices"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	ip6dv1 "ip6d/api/ip6d/v1"
+)
+
+func TestAnyHostIsCordonedThroughAnyDaemon(t *testing.T) {
+	fleet := database(t)
+	other, d := newDaemon(t, 2, fleet), newDaemon(t, 1, fleet)
+	eventually(t, "host 1 knows host 2", func() bool { return len(call(t, d.Hosts.ListHosts, &ip6dv1.ListHostsRequest{}).Hosts) == 2 })
+	got := call(t, d.Hosts.CordonHost, &ip6dv1.CordonHostRequest{Host: "host2"}).Host
+	want := &ip6dv1.Host{Host: 2, Name: "host2", Identity: "identity2", State: "cordoned", Underlay: "127.0.0.102", Prefix: "fdab:0:2::/48", Blocks: []uint32{0}}
+	if d := cmp.Diff(want, got, protocmp.Transform()); d != "" {
+		t.Errorf("cordoned (-want +got):\n%s", d)
+	}
+	state := func() string { return call(t, other.Hosts.GetStatus, &ip6dv1.GetStatusRequest{}).Host.State }
+	eventually(t, "host 2 has learned that it is cordoned", func() bool { return state() == "cordoned" })
+	refused(t, connect.CodeFailedPrecondition, other.Machines.CreateMachine, &ip6dv1.CreateMachineRequest{Name: "web1", Network: 1})
+	call(t, d.Hosts.UncordonHost, &ip6dv1.UncordonHostRequest{Host: "2"})
+	eventually(t, "host 2 has learned that it takes machines", func() bool { return state() == "joined" })
+	call(t, other.Machines.CreateMachine, &ip6dv1.CreateMachineRequest{Name: "web1", Network: 1})
+}
+
+func TestAHostThatIsNotThereIsNotFound(t *testing.T) {
+	d := newDaemon(t, 1, database(t))
+	for _, host := range []string{"9", "host9", ""} {
+		refused(t, connect.CodeNotFound, d.Hosts.CordonHost, &ip6dv1.CordonHostRequest{Host: host})
+		refused(t, connect.CodeNotFound, d.Hosts.UncordonHost, &ip6dv1.UncordonHostRequest{Host: host})
+		refused(t, connect.CodeNotFound, d.Hosts.GetHost, &ip6dv1.GetHostRequest{Host: host})
+	}
+	if hosts := call(t, d.Hosts.ListHosts, &ip6dv1.ListHostsRequest{}).Hosts; slices.ContainsFunc(hosts, func(h *ip6dv1.Host) bool { return h.Host != 1 }) {
+		t.Errorf("hosts that nobody joined: %v", hosts)
+	}
+}
