@@ -27,6 +27,7 @@ type request struct {
 // milliseconds, and so its outcome is known. ErrInDoubt is returned only when the disk failed after the last write; from
 // then on the Store answers ErrUnavailable, because nothing but opening the file anew can tell what is in it.
 func (s *Store) Commit(ctx context.Context, t hwmap.Txn) (hwmap.Revision, error) {
+	defer s.timed("commit")()
 	return s.submit(ctx, &request{txn: t})
 }
 
@@ -47,7 +48,7 @@ func (s *Store) submit(ctx context.Context, r *request) (hwmap.Revision, error) 
 		s.flush()
 	}
 	if r.err != nil {
-		return 0, fmt.Errorf("write database %s: %w", s.path, r.err)
+		return 0, fmt.Errorf("write database %s: %w", s.path, advise(r.err, s.path))
 	}
 	return r.revision, nil
 }
@@ -83,7 +84,7 @@ func (s *Store) write(group []*request) error {
 	var before head
 	committing := false
 	err := protect(func() error {
-		tx, err := s.db.Begin(true)
+		tx, err := s.file.db.Begin(true)
 		if err != nil {
 			return err
 		}
@@ -104,9 +105,11 @@ func (s *Store) write(group []*request) error {
 			return err
 		}
 		committing = true
+		s.file.growBy(tx)
 		return s.commit(tx)
 	})
 	if err == nil {
+		s.wrote(group)
 		return nil
 	}
 	if !committing {
@@ -117,16 +120,36 @@ func (s *Store) write(group []*request) error {
 	}
 	// bbolt writes the pages, syncs, writes the meta page, syncs. Up to the meta page nothing has happened. After it, what a
 	// reader sees is new, and whether a power loss would leave it so is unknown.
-	var now head
+	var after head
 	readErr := s.view(func(tx *bbolt.Tx) (err error) {
-		now, err = readHead(tx)
+		after, err = readHead(tx)
 		return err
 	})
-	if readErr == nil && now == before && !errors.Is(err, hwmap.ErrCorrupt) {
+	if readErr == nil && after == before && !errors.Is(err, hwmap.ErrCorrupt) {
 		return unavailable(err)
 	}
 	s.giveUp(err)
 	return fmt.Errorf("%w: %w", hwmap.ErrInDoubt, err)
+}
+
+// wrote counts what has been written, and notes it for a compaction. The caller holds writing.
+func (s *Store) wrote(group []*request) {
+	changes := false
+	for _, r := range group {
+		if len(r.changed) == 0 {
+			continue
+		}
+		changes = true
+		s.commits.Add(1)
+		for _, e := range r.changed {
+			if s.touched != nil {
+				s.touched[string(e.Key)] = true
+			}
+		}
+	}
+	if changes {
+		s.writes.Add(1)
+	}
 }
 
 // apply checks the conditions and makes the writes of one transaction. The error is bbolt's; a conflict is the request's own.

@@ -12,11 +12,11 @@ import (
 	"ip6d/hwmap"
 )
 
-// hollow makes a database of several times compactFrom that holds little.
+// hollow makes a database of several times compactAtOpen that holds little.
 func hollow(t *testing.T, path string) *Store {
 	t.Helper()
 	s := open(t, path)
-	value := []byte(strings.Repeat("x", compactFrom/16))
+	value := []byte(strings.Repeat("x", compactAtOpen/16))
 	var fill, empty hwmap.Txn
 	for i := range 64 {
 		key := hwmap.Key(fmt.Sprintf("filler/%d", i))

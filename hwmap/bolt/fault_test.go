@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// writeUntilKilled commits numbered records from several goroutines, and prints each number that was acknowledged.
+// writeUntilKilled commits numbered records from several goroutines, and prints each number that was acknowledged. The file
+// is compacted all the while.
 func writeUntilKilled(path string) error {
 	s, err := Open(Options{Path: path})
 	if err != nil {
@@ -48,6 +49,14 @@ func writeUntilKilled(path string) error {
 		held = e[0].ModRevision != 0
 	}
 	failed := make(chan error)
+	go func() {
+		for {
+			if _, err := s.Compact(context.Background()); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
 	for w := range 4 {
 		go func() {
 			for i := 0; ; i++ {
@@ -70,7 +79,7 @@ func writeUntilKilled(path string) error {
 func TestAcknowledgedCommitsSurviveKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "test.db")
 	acknowledged := map[string]bool{}
-	for life := range 5 {
+	for life := range 8 {
 		for key := range writeAndKill(t, path, 20+10*life) {
 			acknowledged[key] = true
 		}

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,33 +31,56 @@ func (s *Store) openFile(path string) error {
 }
 
 func (s *Store) openExisting(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	found, err := verify(f, info.Size())
+	found, err := verifyFile(f)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if found.torn {
 		s.log.Warn("one meta page of the database is damaged; if that was no power loss, the last transaction may be missing", "path", s.path)
 	}
-	if s.db, err = openBolt(f); err != nil {
+	if s.file, err = openBolt(f, nil); err != nil {
 		return err
 	}
 	if err := s.load(); err != nil {
 		return err
 	}
-	if found.pages*found.pageSize < compactFrom || found.free < found.pages/2 {
+	s.clearUnborn()
+	if found.pages*found.pageSize < compactAtOpen || found.free < found.pages/2 {
 		return nil
 	}
-	if err := s.compact(); err != nil {
-		// It is as good as before, only large.
-		s.log.Warn("database not compacted", "path", s.path, "error", err)
-		return nil
+	switch _, err := s.Compact(context.Background()); {
+	case err == nil:
+	case s.usable() != nil: // the compacted file has the name, and may lose it again
+		return err
+	default:
+		s.log.Warn("database not compacted", "path", s.path, "error", err) // it is as good as before, only large
 	}
-	// Before the rename is durable nothing may be written: a power loss would bring the old file back.
-	return syncDir(filepath.Dir(s.path))
+	return nil
+}
+
+// verifyFile verifies f as it is on the disk. What a failed fsync left in memory, where it looks written, is dropped first.
+func verifyFile(f *os.File) (findings, error) {
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return findings{}, fmt.Errorf("drop what memory holds of it: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return findings{}, err
+	}
+	return verify(f, info.Size())
+}
+
+// clearUnborn removes what an interrupted compaction left. It holds as much as the database, and nothing else needs it.
+func (s *Store) clearUnborn() {
+	info, err := os.Lstat(s.path + unborn)
+	if err != nil || !info.Mode().IsRegular() {
+		return
+	}
+	if err := os.Remove(s.path + unborn); err != nil {
+		s.log.Warn("file of an interrupted compaction not removed", "path", s.path+unborn, "error", err)
+		return
+	}
+	s.log.Info("file of an interrupted compaction removed", "path", s.path+unborn)
 }
 
 // create makes a new database. It gets its name only when it is whole and on the disk, so that a crash leaves either no
@@ -68,12 +92,15 @@ func (s *Store) create(path string) error {
 	}
 	// Creators take turns by the lock on the unborn file; another one may have been first.
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		if err := errors.Join(err, os.Remove(path+unborn), f.Close()); err != nil {
+		if removed := os.Remove(path + unborn); !errors.Is(removed, fs.ErrNotExist) { // whoever opened the file may have removed it
+			err = errors.Join(err, removed)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 		return s.openFile(path)
 	}
-	if s.db, err = openEmpty(f); err != nil {
+	if s.file, err = openEmpty(f); err != nil {
 		return err
 	}
 	if err := s.format(); err != nil {
@@ -88,68 +115,94 @@ func (s *Store) create(path string) error {
 // unborn is what the name of a file ends in until it is whole.
 const unborn = ".new"
 
-// compactFrom is the size in bytes from which a file is compacted that is half empty. bbolt never returns space by itself.
-const compactFrom = 4 << 20
+// file is an open database file. A compaction replaces it by another, under those who still read it.
+type file struct {
+	db *bbolt.DB
+	f  *os.File // of db, to read what bbolt does not tell
 
-// compact replaces the file by one without free pages. A crash leaves the one or the other.
-func (s *Store) compact() (err error) {
-	f, err := lock(s.path+unborn, os.O_RDWR|os.O_CREATE)
-	if err != nil {
-		return err
-	}
-	small, err := openEmpty(f)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(s.path+unborn), small.Close())
-		}
-	}()
-	if err := protect(func() error {
-		if err := bbolt.Compact(small, s.db, compactFrom); err != nil {
-			return err
-		}
-		return small.Update(func(tx *bbolt.Tx) error {
-			h, err := readHead(tx)
-			if err != nil {
-				return err
-			}
-			return h.write(tx)
-		})
-	}); err != nil {
-		return err
-	}
-	if err := os.Rename(s.path+unborn, s.path); err != nil {
-		return err
-	}
-	large := s.db
-	s.db = small
-	if err := large.Close(); err != nil {
-		s.log.Warn("old file of the compacted database not closed", "path", s.path, "error", err) // it has no name any more
-	}
-	return nil
+	users   int  // who read it; guarded by Store.mu
+	retired bool // another has taken its place: the last user closes it; guarded by Store.mu
 }
 
+// acquire returns the file for reading, until it is released.
+func (s *Store) acquire() *file {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.file.users++
+	return s.file
+}
+
+func (s *Store) release(f *file) {
+	s.mu.Lock()
+	f.users--
+	last := f.retired && f.users == 0
+	s.mu.Unlock()
+	if last {
+		s.discard(f)
+	}
+}
+
+// replace makes f the file. The caller holds writing.
+func (s *Store) replace(f *file) {
+	s.mu.Lock()
+	old := s.file
+	s.file = f
+	old.retired = true
+	last := old.users == 0
+	s.mu.Unlock()
+	if last {
+		go s.discard(old) // the system takes its time to free a large file, and writers are waiting
+	}
+}
+
+// discard closes a file that has no name any more.
+func (s *Store) discard(f *file) {
+	if err := f.db.Close(); err != nil {
+		s.log.Warn("old file of the compacted database not closed", "path", s.path, "error", err)
+	}
+}
+
+// How a file grows: to double its size, within these bounds. Each growth is an fsync more.
+const (
+	minGrowth = 32 << 10
+	maxGrowth = 16 << 20
+)
+
+// growBy sets how much room the file gets beyond what tx needs, should tx need more than there is.
+func (f *file) growBy(tx *bbolt.Tx) {
+	f.db.AllocSize = int(min(max(tx.Size(), minGrowth), maxGrowth))
+}
+
+// mapSize is how much of the address space a file has. While it fits, bbolt need not map it anew, for which a writer waits
+// until nobody reads, and readers after that for the writer.
+const mapSize = 1 << 30
+
 // openEmpty makes f, which is locked, a new database: what a crash left in it is worth nothing.
-func openEmpty(f *os.File) (*bbolt.DB, error) {
+func openEmpty(f *os.File) (*file, error) {
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return openBolt(f)
+	return openBolt(f, nil)
 }
 
 // openBolt gives f, which is locked and holds a verified or no database, to bbolt, which closes it.
-func openBolt(f *os.File) (db *bbolt.DB, err error) {
-	err = protect(func() (err error) {
-		db, err = bbolt.Open(f.Name(), 0o600, &bbolt.Options{
-			OpenFile:     func(string, int, os.FileMode) (*os.File, error) { return f, nil },
-			FreelistType: bbolt.FreelistMapType,
-			NoStatistics: true,
-		})
+func openBolt(f *os.File, o *bbolt.Options) (*file, error) {
+	if o == nil {
+		o = &bbolt.Options{}
+	}
+	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
+	o.FreelistType = bbolt.FreelistMapType
+	o.InitialMmapSize = mapSize
+	opened := &file{f: f}
+	err := protect(func() (err error) {
+		opened.db, err = bbolt.Open(f.Name(), 0o600, o)
 		return err
 	})
-	return db, err
+	if err != nil {
+		return nil, err
+	}
+	opened.db.AllocSize = minGrowth
+	return opened, nil
 }
 
 // lock opens a file and takes its lock, or returns ErrLocked at once: a second daemon must not wait in the dark.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
@@ -14,6 +15,7 @@ import (
 
 // Get implements hwmap.Store.
 func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, error) {
+	defer s.timed("get")()
 	entries := make([]hwmap.Entry, len(keys))
 	err := s.read(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(recordsBucket)
@@ -38,6 +40,7 @@ func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, erro
 
 // List implements hwmap.Store.
 func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwmap.Revision, error) {
+	defer s.timed("list")()
 	var (
 		entries  []hwmap.Entry
 		revision hwmap.Revision
@@ -89,7 +92,18 @@ func (s *Store) read(ctx context.Context, f func(*bbolt.Tx) error) error {
 
 // view runs f in a read transaction.
 func (s *Store) view(f func(*bbolt.Tx) error) error {
-	return protect(func() error { return s.db.View(f) })
+	file := s.acquire()
+	defer s.release(file)
+	return protect(func() error { return file.db.View(f) })
+}
+
+// timed begins to time an operation for Options.Observe, and returns what ends it.
+func (s *Store) timed(operation string) (end func()) {
+	if s.observe == nil {
+		return func() {}
+	}
+	start := time.Now()
+	return func() { s.observe(operation, time.Since(start)) }
 }
 
 // unavailable makes err say that nothing was written, if it does not yet.

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -26,9 +29,10 @@ var (
 
 // Keys of the format bucket.
 const (
-	versionKey  = "version"  // decimal
-	idKey       = "id"       // of this database, text
-	revisionKey = "revision" // head
+	versionKey   = "version"   // decimal
+	idKey        = "id"        // of this database, text
+	revisionKey  = "revision"  // head
+	compactedKey = "compacted" // when, RFC 3339; missing in a file that never was
 )
 
 // Options says which file to open.
@@ -40,26 +44,40 @@ type Options struct {
 	// Logger takes what went wrong without failing a call. nil: nothing is logged.
 	Logger *slog.Logger
 
+	// Observe is told how long each "commit", "get" and "list" took, as its caller saw it. nil: nobody looks.
+	Observe func(operation string, took time.Duration)
+
+	// CompactFrom is the size of the file in bytes from which Run compacts it. 0: DefaultCompactFrom.
+	CompactFrom int64
+
 	// commit writes a transaction; tests put a failing disk here. nil: bbolt's own.
 	commit func(*bbolt.Tx) error
 }
 
 // Store is a hwmap.Store in a file. It is safe for concurrent use.
 type Store struct {
-	path   string
-	log    *slog.Logger
-	commit func(*bbolt.Tx) error
-	db     *bbolt.DB
-	id     string
+	path        string
+	log         *slog.Logger
+	observe     func(string, time.Duration)
+	commit      func(*bbolt.Tx) error
+	compactFrom int64
+	id          string
 
 	closed chan struct{} // closed by Close
 
-	writing sync.Mutex // held by the goroutine that writes the file
+	compacting sync.Mutex // held by the goroutine that compacts the file; it is taken before writing
 
-	mu     sync.Mutex // guards all below
-	queue  []*request // transactions that wait for writing
-	tail   tail       // the latest transactions, for watchers
-	broken error      // why the file is not used any more
+	writing sync.Mutex      // held by the goroutine that writes the file; guards what follows
+	touched map[string]bool // keys written since a compaction has begun; nil while there is none
+
+	commits, writes atomic.Uint64 // since Open: transactions, and writes of the file, which they share
+
+	mu        sync.Mutex // guards all below
+	file      *file      // replaced by the goroutine that holds writing, too
+	queue     []*request // transactions that wait for writing
+	tail      tail       // the latest transactions, for watchers
+	broken    error      // why the file is not used any more
+	compacted Compaction // the last one
 }
 
 // Open opens the database file, or creates it. Every other process that opens it gets an error until Close.
@@ -70,22 +88,36 @@ func Open(o Options) (*Store, error) {
 	if o.Path == "" {
 		return nil, fmt.Errorf("open database: %w: no path is given", hwmap.ErrUsage)
 	}
-	s := &Store{path: o.Path, log: o.Logger, commit: o.commit, closed: make(chan struct{})}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	if s.commit == nil {
-		s.commit = (*bbolt.Tx).Commit
-	}
+	s := newStore(o)
 	err := s.openFile(o.Path)
 	if err == nil {
 		err = s.dropHeld()
 	}
+	return s.opened(err)
+}
+
+func newStore(o Options) *Store {
+	s := &Store{
+		path:        o.Path,
+		log:         cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
+		observe:     o.Observe,
+		commit:      o.commit,
+		compactFrom: cmp.Or(o.CompactFrom, DefaultCompactFrom),
+		closed:      make(chan struct{}),
+	}
+	if s.commit == nil {
+		s.commit = (*bbolt.Tx).Commit
+	}
+	return s
+}
+
+// opened returns s, or closes it and says what to do about err.
+func (s *Store) opened(err error) (*Store, error) {
 	if err == nil {
 		return s, nil
 	}
-	if s.db != nil {
-		err = errors.Join(err, s.db.Close())
+	if s.file != nil {
+		err = errors.Join(err, s.file.db.Close())
 	}
 	switch {
 	case errors.Is(err, hwmap.ErrCorrupt):
@@ -93,17 +125,15 @@ func Open(o Options) (*Store, error) {
 	case errors.Is(err, fs.ErrPermission):
 		err = fmt.Errorf("%w; run as root, or as the owner of the file and its directory", err)
 	}
-	return nil, fmt.Errorf("open database %s: %w", o.Path, err)
+	return nil, fmt.Errorf("open database %s: %w", s.path, advise(err, s.path))
 }
 
 // format fills a new database.
 func (s *Store) format() error {
 	s.id = rand.Text()
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{formatBucket, recordsBucket, heldBucket} {
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
+	return s.file.db.Update(func(tx *bbolt.Tx) error {
+		if err := makeBuckets(tx); err != nil {
+			return err
 		}
 		b := tx.Bucket(formatBucket)
 		return errors.Join(
@@ -112,6 +142,15 @@ func (s *Store) format() error {
 			head{}.write(tx),
 		)
 	})
+}
+
+func makeBuckets(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{formatBucket, recordsBucket, heldBucket} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // load reads what format wrote, and every record once, so that damage shows now and not in the middle of a migration.
@@ -140,26 +179,36 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
-		var sum uint64
-		for _, name := range [][]byte{recordsBucket, heldBucket} {
-			if b = tx.Bucket(name); b == nil {
-				return fmt.Errorf("%w: bucket %q is missing", hwmap.ErrCorrupt, name)
-			}
-			if err := b.ForEach(func(k, v []byte) error {
-				sum += part(v)
-				_, _, err := decode(string(k), v)
-				return err
-			}); err != nil {
-				return err
-			}
-		}
-		// A page that a disk acknowledged and then lost leaves an older one, which is good in itself.
-		if h.txid != uint64(tx.ID()) || h.sum != sum {
-			return fmt.Errorf("%w: a part of it is older than the rest; does the disk lose writes?", hwmap.ErrCorrupt)
+		if _, err := checkRecords(tx, h); err != nil {
+			return err
 		}
 		s.tail.floor = h.revision
 		return nil
 	})
+}
+
+// checkRecords reads every record, and returns how many there are. Errors: hwmap.ErrCorrupt.
+func checkRecords(tx *bbolt.Tx, h head) (n int, err error) {
+	var sum uint64
+	for _, name := range [][]byte{recordsBucket, heldBucket} {
+		b := tx.Bucket(name)
+		if b == nil {
+			return 0, fmt.Errorf("%w: bucket %q is missing", hwmap.ErrCorrupt, name)
+		}
+		if err := b.ForEach(func(k, v []byte) error {
+			sum += part(v)
+			n++
+			_, _, err := decode(string(k), v)
+			return err
+		}); err != nil {
+			return 0, err
+		}
+	}
+	// A page that a disk acknowledged and then lost leaves an older one, which is good in itself.
+	if h.txid != uint64(tx.ID()) || h.sum != sum {
+		return 0, fmt.Errorf("%w: a part of it is older than the rest; does the disk lose writes?", hwmap.ErrCorrupt)
+	}
+	return n, nil
 }
 
 // ID names this database: it is random and made with the file, so another one means other records and revisions. A copy
@@ -182,7 +231,9 @@ func (s *Store) Close() error {
 	}
 	close(s.closed)
 	s.mu.Unlock()
-	if err := s.db.Close(); err != nil {
+	s.compacting.Lock() // a compaction ends soon, and takes away what it has made
+	defer s.compacting.Unlock()
+	if err := s.file.db.Close(); err != nil {
 		return fmt.Errorf("close database %s: %w", s.path, err)
 	}
 	return nil

@@ -53,33 +53,48 @@ type findings struct {
 // verify checks the structure of a bbolt file of that size: each page is in the file and used exactly once, keys are in
 // order. The error wraps hwmap.ErrCorrupt, or is that of reading.
 func verify(f io.ReaderAt, size int64) (findings, error) {
+	v, err := newVerifier(f, size)
+	if err != nil {
+		return findings{}, err
+	}
+	return v.verify()
+}
+
+// newVerifier reads the meta pages.
+func newVerifier(f io.ReaderAt, size int64) (*verifier, error) {
 	v := &verifier{f: f, size: uint64(size)}
 	m0, err := v.readMeta(0)
 	if err != nil {
-		return findings{}, err
+		return nil, err
 	}
 	m1, err := v.secondMeta(m0)
 	if err != nil {
-		return findings{}, err
+		return nil, err
 	}
 	switch {
 	case m0 == nil && m1 == nil:
-		return findings{}, corrupt("neither meta page is valid")
+		return nil, corrupt("neither meta page is valid")
 	case m0 == nil || m1 != nil && m1.txid > m0.txid:
 		v.meta = *m1
 	default:
 		v.meta = *m0
 	}
+	v.torn = m0 == nil || m1 == nil
 	if v.high < 2 || v.high > v.size/v.pageSize {
-		return findings{}, corrupt("it is truncated: %d bytes, but %d pages of %d bytes belong to it", size, v.high, v.pageSize)
+		return nil, corrupt("it is truncated: %d bytes, but %d pages of %d bytes belong to it", size, v.high, v.pageSize)
 	}
+	return v, nil
+}
+
+// verify walks the pages.
+func (v *verifier) verify() (findings, error) {
 	v.used = make([]bool, v.high)
 	v.used[0], v.used[1] = true, true
 	if err := v.tree(v.root, nil); err != nil {
 		return findings{}, err
 	}
 	free, err := v.free()
-	return findings{torn: m0 == nil || m1 == nil, pages: len(v.used), free: free, pageSize: int(v.pageSize)}, err
+	return findings{torn: v.torn, pages: len(v.used), free: free, pageSize: int(v.pageSize)}, err
 }
 
 func corrupt(format string, args ...any) error {
@@ -90,6 +105,7 @@ type verifier struct {
 	f    io.ReaderAt
 	size uint64
 	meta
+	torn bool
 	used []bool // by page
 }
 
