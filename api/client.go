@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 
@@ -22,14 +23,19 @@ type Client struct {
 
 // NewClient returns a client of the daemon that listens on the unix socket. It connects when it is first used.
 func NewClient(socket string) *Client {
-	return newClient("http://ip6d", func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return newClient("http://ip6d", &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
-	})
+	}})
 }
 
-func newClient(url string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
-	h := &http.Client{Transport: &http.Transport{DialContext: dial}}
+// NewTLSClient returns a client of the daemon at url, https://HOST:PORT. settings have the client's certificate.
+func NewTLSClient(url string, settings *tls.Config) *Client {
+	return newClient(url, &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true})
+}
+
+func newClient(url string, transport *http.Transport) *Client {
+	h := &http.Client{Transport: transport}
 	return &Client{
 		Machines:   ip6dv1connect.NewMachineServiceClient(h, url),
 		Migrations: ip6dv1connect.NewMigrationServiceClient(h, url),

@@ -215,10 +215,10 @@ func TestACallerWhoReadsNothingDoesNotHoldUpTheEndOfTheServer(t *testing.T) {
 	go func() { done <- s.Serve(l) }()
 	ours, theirs := net.Pipe()
 	pipe := &stuckPipe{Conn: theirs}
-	client := newClient("http://ip6d", func(context.Context, string, string) (net.Conn, error) {
+	client := newClient("http://ip6d", &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		l.accept <- pipe
 		return ours, nil
-	})
+	}})
 	defer client.Close()
 	stream, err := client.Hosts.MonitorDrops(t.Context(), connect.NewRequest(&ip6dv1.MonitorDropsRequest{}))
 	if err != nil || !stream.Receive() {

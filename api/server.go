@@ -29,6 +29,9 @@ type HandlerOptions struct {
 	// Firewall says which rules of the host's firewall stop what the datapath needs. nil: nobody looks.
 	Firewall func() []string
 
+	// Logger takes who called what; nil: nobody looks.
+	Logger *slog.Logger
+
 	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
 	FinishTimeout time.Duration
 }
@@ -44,13 +47,16 @@ type Datapath interface {
 // may do all of it, so it belongs on a socket that only the orchestrator can open.
 func NewHandler(o HandlerOptions) http.Handler {
 	limit := connect.WithReadMaxBytes(maxMessage)
+	if o.Logger != nil {
+		limit = connect.WithOptions(limit, connect.WithInterceptors(callLog{o.Logger}))
+	}
 	mux := http.NewServeMux()
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit))
 	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))
-	return mux
+	return withCertificate(mux)
 }
 
 // lastWrite is how long a stream that ends may take to say so.
@@ -60,17 +66,23 @@ const lastWrite = time.Second
 // it the end of the daemon.
 func endWithContext(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		done := make(chan struct{})
 		stop := context.AfterFunc(r.Context(), func() {
+			defer close(done)
 			// An error means that the connection has gone, and nothing holds it up.
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lastWrite))
 		})
-		defer stop()
+		defer func() {
+			if !stop() {
+				<-done // with HTTP/2, w must not be used after this
+			}
+		}()
 		h.ServeHTTP(w, r)
 	})
 }
 
-// NewServer returns a server of h for the listeners of a daemon. It speaks HTTP/1.1, and HTTP/2 without TLS, which gRPC
-// needs. What it has to say about connections goes to log.
+// NewServer returns a server of h for the listeners of a daemon. It speaks HTTP/1.1, and HTTP/2 with and without TLS, which
+// gRPC needs. What it has to say about connections goes to log.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	s := &http.Server{
 		Handler:           h,
@@ -78,9 +90,11 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		ReadHeaderTimeout: 10 * time.Second, // or a caller that says nothing holds its connection for ever
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    1 << 16,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetHTTP2(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	return s
 }

@@ -47,6 +47,8 @@ func (f File) Check(s Surroundings) (Config, error) {
 	for i, e := range f.Store.Endpoints {
 		checked.Endpoints = append(checked.Endpoints, c.endpoint(fmt.Sprintf("store.endpoints[%d]", i), e))
 	}
+	checked.API, checked.APIFiles = c.api(f.API)
+	checked.StoreFiles = c.storeFiles(f.Store)
 	c.underlay(&checked, f.Underlay)
 	if !checked.Standalone() {
 		if f.Host == "" {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ip6d/addr"
+	"ip6d/certificate"
 	"ip6d/host"
 	"ip6d/nat"
 )
@@ -26,6 +27,9 @@ type Config struct {
 	Socket   string // absolute path of the API's unix socket
 	BPFDir   string // absolute; in a BPF file system
 
+	API      netip.AddrPort    // where the API is offered to other computers, with TLS; the zero AddrPort: on Socket only
+	APIFiles certificate.Paths // of the API; all three, where there is an address
+
 	UnderlayDevice   string         // empty: no underlay
 	UnderlayAddress  netip.AddrPort // where this host answers the others; the zero AddrPort without an underlay
 	VerifyMAC        bool           // see nat.Options
@@ -34,6 +38,8 @@ type Config struct {
 
 	Endpoints []string // URLs of the fleet's store; none: standalone
 	Cluster   string   // the fleet's name in it
+
+	StoreFiles certificate.Paths // of this host as a client of the store; where it is not TLS, none
 
 	Metrics netip.AddrPort // where Prometheus is answered; the zero AddrPort: on Socket only
 

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ip6d/addr"
+	"ip6d/certificate"
 	"ip6d/nat"
 )
 
@@ -108,8 +109,9 @@ prefixes: {stable: "fd01::/16", routing: "fd02::/16"}
 state_dir: /tmp/h1
 socket: /tmp/h1/ip6d.sock
 bpf_dir: /tmp/h1/bpf
+api: {address: "[fd00:6d::1]:6447", certificate: /etc/a.crt, key: /etc/a.key, client_ca: /etc/a-ca.crt}
 underlay: {device: eth0, address: "fd00:6d::1", port: 7000, verify_mac: true}
-store: {endpoints: ["http://[fd00:6d::ffff]:2379", "http://etcd2:2379/"], cluster: lab}
+store: {endpoints: ["https://[fd00:6d::ffff]:2379", "https://etcd2:2379/"], cluster: lab, ca: /etc/s-ca.crt, certificate: /etc/s.crt, key: /etc/s.key}
 sizes: {machines: 10, blocks: 30, hosts: 40}
 quarantine: 90s
 metrics: "[::1]:9446"
@@ -126,7 +128,10 @@ log_level: debug
 		Host: 0x1001, Name: "host1", Identity: "lab-host1", Cell: 7, Plan: plan,
 		StateDir: "/tmp/h1", Socket: "/tmp/h1/ip6d.sock", BPFDir: "/tmp/h1/bpf",
 		UnderlayDevice: "eth0", UnderlayAddress: netip.MustParseAddrPort("[fd00:6d::1]:7000"), VerifyMAC: true,
-		Endpoints: []string{"http://[fd00:6d::ffff]:2379", "http://etcd2:2379"}, Cluster: "lab",
+		API:       netip.MustParseAddrPort("[fd00:6d::1]:6447"),
+		APIFiles:  certificate.Paths{Certificate: "/etc/a.crt", Key: "/etc/a.key", Authorities: "/etc/a-ca.crt"},
+		Endpoints: []string{"https://[fd00:6d::ffff]:2379", "https://etcd2:2379"}, Cluster: "lab",
+		StoreFiles: certificate.Paths{Certificate: "/etc/s.crt", Key: "/etc/s.key", Authorities: "/etc/s-ca.crt"},
 		Sizes:      nat.Sizes{Machines: 10, Blocks: 30, Hosts: 40},
 		Metrics:    netip.MustParseAddrPort("[::1]:9446"),
 		Quarantine: 90 * time.Second, LogLevel: slog.LevelDebug,
@@ -211,6 +216,13 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{fleet + "store: {endpoints: [etcd]}", `store.endpoints[0] "etcd": must be the URL of an etcd member`},
 		{fleet + "store: {endpoints: ['http://a:1', 'ftp://b:1']}", `store.endpoints[1] "ftp://b:1": must be the URL`},
 		{fleet + "store: {endpoints: ['http://a']}", `store.endpoints[0] "http://a": must be the URL`},
+		{fleet + "store: {endpoints: ['http://a:1', 'https://b:1']}", `store.endpoints "http://a:1 https://b:1": must be all https:// or all http://`},
+		{fleet + "store: {endpoints: ['http://a:1'], ca: /ca}", `store.endpoints "http://a:1": must be https:// where`},
+		{fleet + "store: {endpoints: ['https://a:1'], key: /key}", `store.certificate "": must be the path of this host's certificate`},
+		{fleet + "store: {endpoints: ['https://a:1'], ca: ca.crt}", `store.ca "ca.crt": must be an absolute path`},
+		{"api: {address: '[::1]:1'}", `api.client_ca "": must be the path of the certificates`},
+		{"api: {certificate: /a, key: /b, client_ca: /c}", `api.address "": must be an address of this server and a port`},
+		{"api: {address: '[::1]:0', certificate: a, key: /b, client_ca: /c}", `api.certificate "a": must be an absolute path`},
 		{"store: {cluster: a/b}", `store.cluster "a/b": must be`},
 		{"store: {endpoints: ['http://a:1']}", `host "": each host of a fleet needs a hardware id of its own`},
 		{"host: 1\nstore: {endpoints: ['http://a:1']}", `underlay.device "": a host of a fleet needs the device`},

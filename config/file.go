@@ -21,6 +21,7 @@ type File struct {
 	Prefixes   Prefixes `yaml:"prefixes,omitempty"`
 	StateDir   string   `yaml:"state_dir,omitempty"`
 	Socket     string   `yaml:"socket,omitempty"`
+	API        API      `yaml:"api,omitempty"`
 	BPFDir     string   `yaml:"bpf_dir,omitempty"`
 	Underlay   Underlay `yaml:"underlay,omitempty"`
 	Store      Store    `yaml:"store,omitempty"`
@@ -34,6 +35,14 @@ type File struct {
 type Prefixes struct {
 	Stable  string `yaml:"stable,omitempty"`
 	Routing string `yaml:"routing,omitempty"`
+}
+
+// API is where the API is offered to other computers.
+type API struct {
+	Address     string `yaml:"address,omitempty"`
+	Certificate string `yaml:"certificate,omitempty"`
+	Key         string `yaml:"key,omitempty"`
+	ClientCA    string `yaml:"client_ca,omitempty"`
 }
 
 // Underlay is how this host reaches the others.
@@ -51,6 +60,10 @@ type Underlay struct {
 type Store struct {
 	Endpoints []string `yaml:"endpoints,omitempty"`
 	Cluster   string   `yaml:"cluster,omitempty"`
+
+	CA          string `yaml:"ca,omitempty"`
+	Certificate string `yaml:"certificate,omitempty"`
+	Key         string `yaml:"key,omitempty"`
 }
 
 // Sizes are the numbers of entries that the kernel's maps have room for.

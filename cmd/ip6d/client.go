@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +14,7 @@ import (
 	"ip6d/api"
 )
 
-// call puts one question to the daemon on this host. Its errors are for people: the daemon's own words, that there is
+// call puts one question to the daemon that the command line names. Its errors are for people: the daemon's own words, that there is
 // no daemon, or that it does not answer.
 func call[Q, A any](ctx context.Context, c *cli, method func(*api.Client) unary[Q, A], question *Q) (*A, error) {
 	return callWithin(ctx, c, c.patience, method, question)
@@ -21,7 +22,10 @@ func call[Q, A any](ctx context.Context, c *cli, method func(*api.Client) unary[
 
 // callWithin is call for a question whose answer takes its time.
 func callWithin[Q, A any](ctx context.Context, c *cli, patience time.Duration, method func(*api.Client) unary[Q, A], question *Q) (*A, error) {
-	client := api.NewClient(c.socket)
+	client, err := c.client()
+	if err != nil {
+		return nil, err
+	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -29,7 +33,7 @@ func callWithin[Q, A any](ctx context.Context, c *cli, patience time.Duration, m
 	if err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) && !connect.IsWireError(err) {
 			return nil, fmt.Errorf("the daemon on %s did not answer within %s: look at its log, and whether it is stopped; "+
-				"it may still do what it was asked, and it is safe to ask again", c.socket, patience)
+				"it may still do what it was asked, and it is safe to ask again", c.where(), patience)
 		}
 		return nil, c.explain(err)
 	}
@@ -43,11 +47,17 @@ func (c *cli) explain(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("may not open %s: run this as root, or as a user who may write to that socket", c.socket)
 	}
+	// A refusal by TLS: from this end, or, after the handshake, from the other.
+	_, unverified := errors.AsType[*tls.CertificateVerificationError](err)
+	op, refused := errors.AsType[*net.OpError](err)
+	if unverified || refused && op.Op == "remote error" {
+		return fmt.Errorf("no agreement with %s: %w; check --certificate, --key and --ca, and api in the configuration of that host", c.where(), err)
+	}
 	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("no daemon answers on %s: is `ip6d serve` running? (%w)", c.socket, dial.Err)
+		return fmt.Errorf("no daemon answers on %s: is `ip6d serve` running? (%w)", c.where(), dial.Err)
 	}
 	if connect.CodeOf(err) == connect.CodeUnimplemented {
-		return fmt.Errorf("the daemon on %s does not know this command: it is of an older version; restart it with this one", c.socket)
+		return fmt.Errorf("the daemon on %s does not know this command: it is of an older version; restart it with this one", c.where())
 	}
 	if answered, ok := errors.AsType[*connect.Error](err); ok {
 		return errors.New(answered.Message())

@@ -116,7 +116,7 @@ func (d *daemon) openMap(ctx context.Context) error {
 // listen opens the ways in. Nothing is answered on them before the host carries packets.
 func (d *daemon) listen(ctx context.Context) error {
 	carries := d.kernel.agent.Ready()
-	l, err := listenAPI(d.config.Socket)
+	l, err := listenAPI(d.config.Socket, socketGroup, d.log)
 	if err != nil {
 		return err
 	}
@@ -124,11 +124,18 @@ func (d *daemon) listen(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", api.NewHandler(api.HandlerOptions{
 		Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Datapath: d.kernel.datapath, Events: &d.events,
-		Firewall: d.kernel.agent.FirewallWarnings,
+		Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log,
 	}))
 	metrics := d.metricsHandler()
 	mux.Handle(metricsPath, metrics)
 	d.tasks = append(d.tasks, newServer("API", api.NewServer(mux, d.log), l, carries))
+	if d.config.API.IsValid() {
+		if l, err = listenTLS(ctx, d.config, d.log); err != nil {
+			return err
+		}
+		d.opened(l.Close)
+		d.tasks = append(d.tasks, newServer("API for other computers", api.NewServer(mux, d.log), l, carries))
+	}
 	if d.config.Metrics.IsValid() {
 		if l, err = listenMetrics(ctx, d.config.Metrics); err != nil {
 			return err

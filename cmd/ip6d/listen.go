@@ -2,20 +2,42 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ip6d/certificate"
+	"ip6d/config"
 )
 
 // socketMode lets the owner and the group of the socket do everything, and nobody else anything.
 const socketMode = 0o660
+
+// socketGroup is the group of the socket, where the system has one of that name: who is in it can do everything.
+const socketGroup = "ip6d"
+
+// groupID returns the id of a group of the system. There may be none of that name, which is no error.
+func groupID(name string) (gid int, found bool, err error) {
+	g, err := user.LookupGroup(name)
+	if _, unknown := errors.AsType[user.UnknownGroupError](err); unknown {
+		return 0, false, nil
+	}
+	if err == nil {
+		gid, err = strconv.Atoi(g.Gid)
+	}
+	return gid, err == nil, err
+}
 
 // checkSocket returns an error when the API cannot be offered at path: a daemon answers there, or it is no socket. What a
 // dead daemon left is no hindrance.
@@ -52,8 +74,8 @@ func (d *daemon) lockNamespace() error {
 }
 
 // listenAPI listens at path. The socket gets its name only when it has its mode, so that nobody can come in too early,
-// and takes the place of a dead daemon's in one step.
-func listenAPI(path string) (net.Listener, error) {
+// and takes the place of a dead daemon's in one step. Where it cannot be given to the group, it is the owner's alone.
+func listenAPI(path, group string, log *slog.Logger) (net.Listener, error) {
 	if err := checkSocket(path); err != nil {
 		return nil, err
 	}
@@ -69,6 +91,13 @@ func listenAPI(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false) // it would unlink the name that it was made with
+	gid, found, groupErr := groupID(group)
+	if found {
+		groupErr = os.Chown(unborn, -1, gid)
+	}
+	if groupErr != nil {
+		log.Warn("socket not given to its group; only its owner can open it", "socket", path, "group", group, "error", groupErr)
+	}
 	err = os.Chmod(unborn, socketMode)
 	if err == nil {
 		err = os.Rename(unborn, path)
@@ -108,4 +137,18 @@ func listenPeers(ctx context.Context, a netip.AddrPort) (net.Listener, error) {
 		return nil, fmt.Errorf("listen for other hosts on underlay.address: %w", err)
 	}
 	return l, nil
+}
+
+// listenTLS listens for the API's clients on other computers.
+func listenTLS(ctx context.Context, c config.Config, log *slog.Logger) (net.Listener, error) {
+	files, err := certificate.Open(c.APIFiles, log)
+	if err != nil {
+		return nil, fmt.Errorf("offer the API on api.address: %w", err)
+	}
+	var listen net.ListenConfig
+	l, err := listen.Listen(ctx, "tcp", c.API.String())
+	if err != nil {
+		return nil, fmt.Errorf("offer the API on api.address: %w", err)
+	}
+	return tls.NewListener(l, files.Server()), nil
 }

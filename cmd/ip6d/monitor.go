@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ip6d/addr"
-	"ip6d/api"
 	ip6dv1 "ip6d/api/ip6d/v1"
 )
 
@@ -74,7 +73,10 @@ and a line says how many are not: of all drops, whatever is asked for.`,
 
 // monitor writes what comes until ctx ends, which is how it is meant to end.
 func (c *cli) monitor(ctx context.Context, question *ip6dv1.MonitorDropsRequest) error {
-	client := api.NewClient(c.socket)
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
 	defer client.Close()
 	stream, err := client.Hosts.MonitorDrops(ctx, connect.NewRequest(question))
 	if err == nil {
@@ -90,7 +92,7 @@ func (c *cli) monitor(ctx context.Context, question *ip6dv1.MonitorDropsRequest)
 	case ctx.Err() != nil:
 		return nil
 	case err == nil || errors.Is(err, io.ErrUnexpectedEOF) || connect.CodeOf(err) == connect.CodeCanceled:
-		return fmt.Errorf("the daemon on %s ended the stream: it was stopped", c.socket)
+		return fmt.Errorf("the daemon on %s ended the stream: it was stopped", c.where())
 	}
 	return c.explain(err)
 }

@@ -29,6 +29,7 @@ type cli struct {
 
 	output format
 	socket string // of the daemon
+	remote remote // instead: the daemon of another host
 
 	patience time.Duration // with the daemon's answer to one call
 
@@ -76,6 +77,8 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.SetErr(c.stderr)
 	root.PersistentFlags().VarP(&c.output, "output", "o", "text, or json for programs")
 	root.PersistentFlags().StringVar(&c.socket, "socket", api.DefaultSocket, "unix socket of the daemon")
+
+	c.remote.flags(root)
 
 	root.AddCommand(
 		newServeCommand(c),

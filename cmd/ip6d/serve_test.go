@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -331,7 +332,7 @@ func files(t *testing.T, dir string) string {
 
 func TestTheSocketIsForOwnerAndGroupOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "dir", "socket")
-	l, err := listenAPI(path)
+	l, err := listenAPI(path, socketGroup, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +340,7 @@ func TestTheSocketIsForOwnerAndGroupOnly(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("mode %v (%v), want 0660", info.Mode(), err)
 	}
-	if _, err := listenAPI(path); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := listenAPI(path, socketGroup, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a second one at the same path: %v", err)
 	}
 	if err := l.Close(); err != nil {
@@ -362,7 +363,7 @@ func TestTheSocketOfADeadDaemonIsReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := listenAPI(path)
+	l, err := listenAPI(path, socketGroup, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

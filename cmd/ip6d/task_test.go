@@ -76,7 +76,7 @@ func TestAFailureToTellEndsTheDaemon(t *testing.T) {
 
 func TestAServerThatStopsLetsCallsComeToTheirEnd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	l, err := listenAPI(path)
+	l, err := listenAPI(path, socketGroup, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestAServerThatStopsLetsCallsComeToTheirEnd(t *testing.T) {
 
 func TestAServerThatNeverBeganClosesItsListener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	l, err := listenAPI(path)
+	l, err := listenAPI(path, socketGroup, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

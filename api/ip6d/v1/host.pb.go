@@ -1285,16 +1285,16 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\aMapFill\x12\x10\n" +
 	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size2\xf7\x03\n" +
-	"\vHostService\x12B\n" +
-	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\x12<\n" +
-	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\x12E\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\x90\x04\n" +
+	"\vHostService\x12G\n" +
+	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\"\x03\x90\x02\x01\x12A\n" +
+	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\n" +
 	"CordonHost\x12\x1a.ip6d.v1.CordonHostRequest\x1a\x1b.ip6d.v1.CordonHostResponse\x12K\n" +
-	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12B\n" +
-	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponse\x12?\n" +
-	"\bGetDrops\x12\x18.ip6d.v1.GetDropsRequest\x1a\x19.ip6d.v1.GetDropsResponse\x12M\n" +
-	"\fMonitorDrops\x12\x1c.ip6d.v1.MonitorDropsRequest\x1a\x1d.ip6d.v1.MonitorDropsResponse0\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12G\n" +
+	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponse\"\x03\x90\x02\x01\x12D\n" +
+	"\bGetDrops\x12\x18.ip6d.v1.GetDropsRequest\x1a\x19.ip6d.v1.GetDropsResponse\"\x03\x90\x02\x01\x12R\n" +
+	"\fMonitorDrops\x12\x1c.ip6d.v1.MonitorDropsRequest\x1a\x1d.ip6d.v1.MonitorDropsResponse\"\x03\x90\x02\x010\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_host_proto_rawDescOnce sync.Once

@@ -937,14 +937,14 @@ const file_ip6d_v1_machine_proto_rawDesc = "" +
 	"\x12MACHINE_STATE_AWAY\x10\x04\x12\x1a\n" +
 	"\x16MACHINE_STATE_INCOMING\x10\x05\x12\x1b\n" +
 	"\x17MACHINE_STATE_ELSEWHERE\x10\x06\x12\x1d\n" +
-	"\x19MACHINE_STATE_QUARANTINED\x10\a2\xe7\x03\n" +
+	"\x19MACHINE_STATE_QUARANTINED\x10\a2\xf1\x03\n" +
 	"\x0eMachineService\x12N\n" +
 	"\rCreateMachine\x12\x1d.ip6d.v1.CreateMachineRequest\x1a\x1e.ip6d.v1.CreateMachineResponse\x12N\n" +
 	"\rAttachMachine\x12\x1d.ip6d.v1.AttachMachineRequest\x1a\x1e.ip6d.v1.AttachMachineResponse\x12N\n" +
-	"\rDetachMachine\x12\x1d.ip6d.v1.DetachMachineRequest\x1a\x1e.ip6d.v1.DetachMachineResponse\x12K\n" +
-	"\fListMachines\x12\x1c.ip6d.v1.ListMachinesRequest\x1a\x1d.ip6d.v1.ListMachinesResponse\x12E\n" +
+	"\rDetachMachine\x12\x1d.ip6d.v1.DetachMachineRequest\x1a\x1e.ip6d.v1.DetachMachineResponse\x12P\n" +
+	"\fListMachines\x12\x1c.ip6d.v1.ListMachinesRequest\x1a\x1d.ip6d.v1.ListMachinesResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\n" +
-	"GetMachine\x12\x1a.ip6d.v1.GetMachineRequest\x1a\x1b.ip6d.v1.GetMachineResponse\x12Q\n" +
+	"GetMachine\x12\x1a.ip6d.v1.GetMachineRequest\x1a\x1b.ip6d.v1.GetMachineResponse\"\x03\x90\x02\x01\x12Q\n" +
 	"\x0eDestroyMachine\x12\x1e.ip6d.v1.DestroyMachineRequest\x1a\x1f.ip6d.v1.DestroyMachineResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (

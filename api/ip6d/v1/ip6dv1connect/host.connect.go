@@ -90,12 +90,14 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+HostServiceListHostsProcedure,
 			connect.WithSchema(hostServiceMethods.ByName("ListHosts")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getHost: connect.NewClient[v1.GetHostRequest, v1.GetHostResponse](
 			httpClient,
 			baseURL+HostServiceGetHostProcedure,
 			connect.WithSchema(hostServiceMethods.ByName("GetHost")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		cordonHost: connect.NewClient[v1.CordonHostRequest, v1.CordonHostResponse](
@@ -114,18 +116,21 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+HostServiceGetStatusProcedure,
 			connect.WithSchema(hostServiceMethods.ByName("GetStatus")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getDrops: connect.NewClient[v1.GetDropsRequest, v1.GetDropsResponse](
 			httpClient,
 			baseURL+HostServiceGetDropsProcedure,
 			connect.WithSchema(hostServiceMethods.ByName("GetDrops")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		monitorDrops: connect.NewClient[v1.MonitorDropsRequest, v1.MonitorDropsResponse](
 			httpClient,
 			baseURL+HostServiceMonitorDropsProcedure,
 			connect.WithSchema(hostServiceMethods.ByName("MonitorDrops")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -212,12 +217,14 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		HostServiceListHostsProcedure,
 		svc.ListHosts,
 		connect.WithSchema(hostServiceMethods.ByName("ListHosts")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	hostServiceGetHostHandler := connect.NewUnaryHandler(
 		HostServiceGetHostProcedure,
 		svc.GetHost,
 		connect.WithSchema(hostServiceMethods.ByName("GetHost")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	hostServiceCordonHostHandler := connect.NewUnaryHandler(
@@ -236,18 +243,21 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		HostServiceGetStatusProcedure,
 		svc.GetStatus,
 		connect.WithSchema(hostServiceMethods.ByName("GetStatus")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	hostServiceGetDropsHandler := connect.NewUnaryHandler(
 		HostServiceGetDropsProcedure,
 		svc.GetDrops,
 		connect.WithSchema(hostServiceMethods.ByName("GetDrops")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	hostServiceMonitorDropsHandler := connect.NewServerStreamHandler(
 		HostServiceMonitorDropsProcedure,
 		svc.MonitorDrops,
 		connect.WithSchema(hostServiceMethods.ByName("MonitorDrops")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/ip6d.v1.HostService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

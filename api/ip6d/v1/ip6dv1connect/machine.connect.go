@@ -109,12 +109,14 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+MachineServiceListMachinesProcedure,
 			connect.WithSchema(machineServiceMethods.ByName("ListMachines")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getMachine: connect.NewClient[v1.GetMachineRequest, v1.GetMachineResponse](
 			httpClient,
 			baseURL+MachineServiceGetMachineProcedure,
 			connect.WithSchema(machineServiceMethods.ByName("GetMachine")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		destroyMachine: connect.NewClient[v1.DestroyMachineRequest, v1.DestroyMachineResponse](
@@ -218,12 +220,14 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		MachineServiceListMachinesProcedure,
 		svc.ListMachines,
 		connect.WithSchema(machineServiceMethods.ByName("ListMachines")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	machineServiceGetMachineHandler := connect.NewUnaryHandler(
 		MachineServiceGetMachineProcedure,
 		svc.GetMachine,
 		connect.WithSchema(machineServiceMethods.ByName("GetMachine")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	machineServiceDestroyMachineHandler := connect.NewUnaryHandler(

@@ -76,6 +76,7 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+PeerServiceCheckMachineProcedure,
 			connect.WithSchema(peerServiceMethods.ByName("CheckMachine")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		rereadMachine: connect.NewClient[v1.RereadMachineRequest, v1.RereadMachineResponse](
@@ -137,6 +138,7 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		PeerServiceCheckMachineProcedure,
 		svc.CheckMachine,
 		connect.WithSchema(peerServiceMethods.ByName("CheckMachine")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	peerServiceRereadMachineHandler := connect.NewUnaryHandler(
