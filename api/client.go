@@ -17,6 +17,7 @@ type Client struct {
 	Machines   ip6dv1connect.MachineServiceClient
 	Migrations ip6dv1connect.MigrationServiceClient
 	Hosts      ip6dv1connect.HostServiceClient
+	Suspects   ip6dv1connect.SuspectServiceClient
 
 	http *http.Client
 }
@@ -40,6 +41,7 @@ func newClient(url string, transport *http.Transport) *Client {
 		Machines:   ip6dv1connect.NewMachineServiceClient(h, url),
 		Migrations: ip6dv1connect.NewMigrationServiceClient(h, url),
 		Hosts:      ip6dv1connect.NewHostServiceClient(h, url),
+		Suspects:   ip6dv1connect.NewSuspectServiceClient(h, url),
 		http:       h,
 	}
 }

@@ -36,6 +36,7 @@ var meanings = []struct {
 	{hwmap.ErrAttached, connect.CodeFailedPrecondition},
 	{hwmap.ErrStandalone, connect.CodeFailedPrecondition},
 	{hwmap.ErrClaimed, connect.CodeFailedPrecondition},
+	{hwmap.ErrSuspect, connect.CodeFailedPrecondition},
 	{hwmap.ErrDisagree, connect.CodeFailedPrecondition},
 	{host.ErrNoNamespace, connect.CodeFailedPrecondition},
 	{host.ErrNoDevice, connect.CodeFailedPrecondition},

@@ -18,6 +18,7 @@ type fakeDatapath struct {
 	machines map[addr.ID]nat.Machine
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
+	witness  nat.Witness
 	broken   error // what PutMachine fails with
 	lost     nat.EventsLost
 }
@@ -46,6 +47,15 @@ func (d *fakeDatapath) locked(f func()) error {
 	defer d.mu.Unlock()
 	f()
 	return nil
+}
+
+func (d *fakeDatapath) Witness() (w nat.Witness, err error) {
+	err = d.locked(func() { w = d.witness })
+	return w, err
+}
+
+func (d *fakeDatapath) PutWitness(w nat.Witness) error {
+	return d.locked(func() { d.witness = w })
 }
 
 func (d *fakeDatapath) AttachPort(i int, s addr.Stable) error {

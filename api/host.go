@@ -52,6 +52,11 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 
 		HintsSent:   now.HintsSent,
 		HintsHeeded: now.HintsHeeded,
+
+		DatabaseSuspect: now.DatabaseSuspect,
+	}
+	for _, id := range now.Unknown {
+		status.UnknownMachines = append(status.UnknownMachines, id.String())
 	}
 	for _, v := range s.Map.Hosts() {
 		if v.ID == now.Self.ID {

@@ -43,7 +43,7 @@ type Datapath interface {
 	Fill() []nat.Fill
 }
 
-// NewHandler serves MachineService, MigrationService and HostService: what an orchestrator may do. Whoever reaches it
+// NewHandler serves MachineService, MigrationService, SuspectService and HostService: what an orchestrator may do. Whoever reaches it
 // may do all of it, so it belongs on a socket that only the orchestrator can open.
 func NewHandler(o HandlerOptions) http.Handler {
 	limit := connect.WithReadMaxBytes(maxMessage)
@@ -53,6 +53,7 @@ func NewHandler(o HandlerOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit))
+	mux.Handle(ip6dv1connect.NewSuspectServiceHandler(&suspectServer{o.Map}, limit))
 	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))

@@ -184,6 +184,14 @@ type DatapathTold struct {
 	Reserved uint16
 }
 
+type DatapathWitness struct {
+	_        structs.HostLayout
+	Id       [16]uint8
+	Count    uint64
+	Block    uint32
+	Reserved uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -202,6 +210,7 @@ const (
 	DatapathMapSamples         = "samples"
 	DatapathMapSlots           = "slots"
 	DatapathMapTold            = "told"
+	DatapathMapWitness         = "witness"
 	DatapathProgFromElsewhere  = "from_elsewhere"
 	DatapathProgFromMachine    = "from_machine"
 	DatapathProgFromStack      = "from_stack"
@@ -283,6 +292,7 @@ type DatapathMapSpecs struct {
 	Samples    *ebpf.MapSpec `ebpf:"samples"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Told       *ebpf.MapSpec `ebpf:"told"`
+	Witness    *ebpf.MapSpec `ebpf:"witness"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -326,6 +336,7 @@ type DatapathMaps struct {
 	Samples    *ebpf.Map `ebpf:"samples"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Told       *ebpf.Map `ebpf:"told"`
+	Witness    *ebpf.Map `ebpf:"witness"`
 }
 
 func (m *DatapathMaps) Close() error {
@@ -344,6 +355,7 @@ func (m *DatapathMaps) Close() error {
 		m.Samples,
 		m.Slots,
 		m.Told,
+		m.Witness,
 	)
 }
 

@@ -205,6 +205,14 @@ struct event {
 	__u32 reserved;
 };
 
+/* What `witness` remembers of this host's database. All zero: nothing. */
+struct witness {
+	__u8 id[16];
+	__u64 count;	/* of its commits */
+	__u32 block;	/* the highest that this host leased */
+	__u32 reserved; /* 0 */
+};
+
 /* Which events were not sent: the index in `events_lost`. */
 enum events_lost_cause {
 	LOST_RING_FULL, /* nobody reads, or not fast enough */

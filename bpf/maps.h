@@ -129,3 +129,11 @@ struct {
 	__type(value, __u64); /* CLOCK_MONOTONIC_COARSE in ns */
 	__uint(max_entries, 4096);
 } told SEC(".maps");
+
+/* How far this host's database had come, for a daemon that finds an older one; no program reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32); /* 0 */
+	__type(value, struct witness);
+	__uint(max_entries, 1);
+} witness SEC(".maps");

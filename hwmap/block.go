@@ -15,6 +15,7 @@ func (m *Map) issueFrom(b Block) {
 		m.allocator.Drop(b.Block)
 	case !m.allocator.Leased(b.Block):
 		m.allocator.Lease(b.Block)
+		m.truth.leased(b.Block)
 		for number, l := range m.local {
 			if number.Block() == b.Block {
 				m.account(l)
@@ -71,7 +72,7 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 func (m *Map) wantsBlock() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state == Joined && m.allocator.Free()*4 <= m.allocator.Size()
+	return m.state == Joined && m.trustedLocked() == nil && m.allocator.Free()*4 <= m.allocator.Size()
 }
 
 // leaseBlock claims the lowest block that nobody has, if another one is wanted. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),
@@ -88,7 +89,7 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 		if !m.wantsBlock() {
 			return nil
 		}
-		b := Block{Block: lowestFree(entries), Home: m.Self.ID, Epoch: 1}
+		b := Block{Block: m.lowestFree(entries), Home: m.Self.ID, Epoch: 1}
 		if b.Block > addr.MaxBlock {
 			return fmt.Errorf("%w: every block of cell %d is leased", addr.ErrExhausted, m.Cell)
 		}
@@ -123,12 +124,16 @@ func (m *Map) recognise(entries []Entry) error {
 	return nil
 }
 
-func lowestFree(blocks []Entry) addr.Block {
+// lowestFree returns the lowest block that nobody has. Standalone, blocks are left out that may have been leased by a
+// database that this one is a copy of.
+func (m *Map) lowestFree(blocks []Entry) addr.Block {
 	taken := make(map[Key]bool, len(blocks))
 	for _, e := range blocks {
 		taken[e.Key] = true
 	}
-	var b addr.Block
+	m.mu.Lock()
+	b := m.database.FirstBlock
+	m.mu.Unlock()
 	for taken[blockKey(b)] {
 		b++
 	}

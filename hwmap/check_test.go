@@ -28,6 +28,9 @@ func (f *fleet) check(want map[string]addr.Host) {
 			f.t.Error(err)
 			continue
 		}
+		if reason := f.on(host).Status().DatabaseSuspect; reason != "" {
+			f.t.Errorf("host %d: the database is suspect: %s", host, reason)
+		}
 		locals := s.locals()
 		programs, gotMachines, gotMoved, gotBlocks := s.kernel.content()
 		made, _ := s.devices.content()

@@ -64,6 +64,10 @@ var (
 	// ErrNotOwner: the host's database was made under other settings: another host, cell, prefixes or cluster.
 	ErrNotOwner = errors.New("this host's database is not of these settings")
 
+	// ErrSuspect: this host's database, or the fleet's store, may be an older copy. Nothing is issued or moved on its word
+	// until an operator accepts it.
+	ErrSuspect = errors.New("suspect")
+
 	// ErrDisagree: the fleet's store was set up with other prefixes, another cell or a newer format.
 	ErrDisagree = errors.New("the fleet's store disagrees with this host's settings")
 )

@@ -22,6 +22,7 @@ type kernel struct {
 	machines map[addr.ID]nat.Machine
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
+	witness  nat.Witness
 	room     int // for entries of each kind; 0: enough, below: none
 }
 
@@ -35,6 +36,7 @@ func (k *kernel) reboot() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ports, k.machines = make(map[int]addr.Stable), make(map[addr.ID]nat.Machine)
+	k.witness = nat.Witness{}
 	k.moved, k.blocks = make(map[addr.ID]nat.Moved), make(map[addr.Block]nat.Block)
 }
 
@@ -210,6 +212,40 @@ func (k *kernel) Blocks() ([]nat.Block, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Collect(maps.Values(k.blocks)), nil
+}
+
+func (k *kernel) Witness() (nat.Witness, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.witness, nil
+}
+
+func (k *kernel) PutWitness(w nat.Witness) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.witness = w
+	return nil
+}
+
+// sideFile is a witness in memory, beside the truth of a server.
+type sideFile struct {
+	mu   sync.Mutex // guards mark
+	mark hwmap.Mark
+}
+
+func (f *sideFile) Read() (hwmap.Mark, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mark, nil
+}
+
+func (f *sideFile) Begin(m hwmap.Mark) error { return f.Raise(m) }
+
+func (f *sideFile) Raise(m hwmap.Mark) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mark = m
+	return nil
 }
 
 // devices are the ports of one server: those that it made, and those that were there before.

@@ -21,11 +21,12 @@ const cell addr.Cell = 1
 
 // fleet is some servers and the store that they share, in the virtual time of a synctest bubble.
 type fleet struct {
-	t       *testing.T
-	store   hwmap.Store
-	memory  *memory // the same, where it is one
-	servers map[addr.Host]*server
-	armed   func(host addr.Host, what string) fault // what everyFault injected
+	t          *testing.T
+	store      hwmap.Store
+	memory     *memory // the same, where it is one
+	standalone bool    // the store is the only server's truth
+	servers    map[addr.Host]*server
+	armed      func(host addr.Host, what string) fault // what everyFault injected
 
 	mu         sync.Mutex // guards all below
 	fault      func(host addr.Host, what string) fault
@@ -41,6 +42,7 @@ type server struct {
 	identity     string
 	truth, cache hwmap.Store
 	kernel       *kernel
+	witness      *sideFile
 	devices      *devices
 	quarantine   time.Duration
 	log          *logs
@@ -111,7 +113,7 @@ func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
 // add makes a server without a daemon.
 func (f *fleet) add(id addr.Host) *server {
 	s := &server{
-		fleet: f, id: id, identity: fmt.Sprintf("identity-%d", id), truth: newMemory(), cache: newMemory(),
+		fleet: f, id: id, identity: fmt.Sprintf("identity-%d", id), truth: newMemory(), cache: newMemory(), witness: &sideFile{},
 		devices: newDevices(), quarantine: time.Hour, log: &logs{t: f.t}, turn: make(chan struct{}, 1),
 	}
 	s.kernel = newKernel(id, func(m nat.Machine) { f.seen(id, m) })
@@ -232,7 +234,12 @@ func (f *fleet) call(host addr.Host, what func(context.Context, *hwmap.Map) erro
 // options are those of a daemon on s, and what it does to its surroundings.
 func (s *server) options() (hwmap.Options, *steps) {
 	st := &steps{host: s.id, next: s.fleet.next, wait: s.fleet.wait, released: func() <-chan struct{} { return s.fleet.released(s.id) }}
-	return hwmap.Options{
+	st.ahead = func(count hwmap.Revision) {
+		if _, durable, err := s.truth.List(context.Background(), ""); err != nil || count > durable {
+			s.fleet.t.Errorf("host %d: a witness is told of %d commits, the truth has %d (%v)", s.id, count, durable, err)
+		}
+	}
+	o := hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: cell,
 		Self: hwmap.Host{
 			ID: s.id, Name: fmt.Sprintf("host%d", s.id), Identity: s.identity,
@@ -244,10 +251,15 @@ func (s *server) options() (hwmap.Options, *steps) {
 		Datapath: steppedKernel{s.kernel, st},
 		Ports:    steppedPorts{s.devices, st},
 		Peers:    network{st, s.fleet.daemon},
+		Witness:  steppedWitness{s.witness, st},
 
 		Quarantine: s.quarantine, Now: time.Now,
 		Logger: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("on", s.id),
-	}, st
+	}
+	if s.fleet.standalone {
+		o.Fleet, o.Cache = o.Truth, nil
+	}
+	return o, st
 }
 
 // open starts a daemon, or says why it cannot be.

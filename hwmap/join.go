@@ -17,6 +17,9 @@ func (m *Map) catchUp(ctx context.Context) (Revision, error) {
 	if err := m.join(ctx); err != nil {
 		return 0, err
 	}
+	if err := m.askStore(ctx); err != nil {
+		return 0, err
+	}
 	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
 	if err != nil {
 		return 0, fmt.Errorf("list the fleet's map: %w", err)

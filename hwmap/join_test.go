@@ -33,7 +33,7 @@ func TestAFirstStartNeedsTheStore(t *testing.T) {
 func TestAServerHasOneHostID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 2)
-		other := &server{fleet: f, id: 9, identity: f.servers[1].identity, truth: newMemory(), cache: newMemory(), devices: newDevices(), kernel: newKernel(9, func(nat.Machine) {}), log: f.servers[1].log}
+		other := &server{fleet: f, id: 9, identity: f.servers[1].identity, truth: newMemory(), cache: newMemory(), devices: newDevices(), kernel: newKernel(9, func(nat.Machine) {}), witness: &sideFile{}, log: f.servers[1].log}
 		if err := other.open(); !errors.Is(err, hwmap.ErrClaimed) {
 			t.Errorf("a second id of host 1's server: %v", err)
 		}
@@ -49,7 +49,7 @@ func TestAHostIDIsClaimedWithAnIdentity(t *testing.T) {
 		f.create(1, "web1")
 		f.settled()
 		before := f.view()
-		other := &server{fleet: f, id: 1, identity: "another", truth: newMemory(), cache: newMemory(), devices: newDevices(), kernel: newKernel(1, func(nat.Machine) {}), log: f.servers[1].log}
+		other := &server{fleet: f, id: 1, identity: "another", truth: newMemory(), cache: newMemory(), devices: newDevices(), kernel: newKernel(1, func(nat.Machine) {}), witness: &sideFile{}, log: f.servers[1].log}
 		err := other.open()
 		if !errors.Is(err, hwmap.ErrClaimed) {
 			t.Fatalf("start: %v", err)

@@ -17,6 +17,7 @@ const (
 	machinesPrefix Key = mapPrefix + "machines/"
 	alivePrefix    Key = "alive/"
 	appliedPrefix  Key = "applied/"
+	witnessPrefix  Key = "witness/" // how far the truth of a host had come; no lease takes it away
 )
 
 // The keys of the truth.
@@ -30,6 +31,7 @@ func blockKey(b addr.Block) Key         { return numbered(blocksPrefix, uint32(b
 func machineKey(m addr.Machine) Key     { return numbered(machinesPrefix, uint32(m)) }
 func aliveKey(h addr.Host) Key          { return numbered(alivePrefix, uint32(h)) }
 func appliedKey(h addr.Host) Key        { return numbered(appliedPrefix, uint32(h)) }
+func witnessKey(h addr.Host) Key        { return numbered(witnessPrefix, uint32(h)) }
 func localKey(m addr.Machine) Key       { return numbered(localPrefix, uint32(m)) }
 func numbered(prefix Key, n uint32) Key { return prefix + Key(strconv.FormatUint(uint64(n), 10)) }
 

@@ -10,7 +10,7 @@ import (
 	"ip6d/nat"
 )
 
-// restoreTruth reads this host's machines and brings the kernel's maps to what they say.
+// restoreTruth reads this host's machines and brings the kernel's maps to what they say, adding only.
 func (m *Map) restoreTruth(ctx context.Context) error {
 	entries, _, err := m.Truth.List(ctx, localPrefix)
 	if err != nil {
@@ -26,24 +26,41 @@ func (m *Map) restoreTruth(ctx context.Context) error {
 		m.remember(l)
 	}
 	m.mu.Unlock()
-	kernel, err := m.Datapath.Machines()
-	if err != nil {
-		return err
+	restore := m.restoreMachine
+	if m.trusted() != nil {
+		restore = m.restoreSuspect
 	}
 	var errs []error
-	for _, e := range kernel {
-		if l, ok := m.lookup(e.ID.Machine); !ok || e.ID.Cell != m.Cell || l.entry() == 0 {
-			m.Logger.Info("stray machine entry deleted", "machine", e.ID, "state", e.State)
-			errs = append(errs, m.Datapath.DeleteMachine(e.ID, e.Epoch))
-		}
-	}
 	for _, e := range entries {
 		l, _ := decode[Local](e)
-		if err := m.restoreMachine(ctx, l); err != nil {
+		if err := restore(ctx, l); err != nil {
 			errs = append(errs, fmt.Errorf("machine %q: %w", l.Name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// dropStrayMachines deletes entries of the kernel's maps that the truth does not have, unless it is suspect: the right file
+// may have them.
+func (m *Map) dropStrayMachines() error {
+	if m.trusted() != nil {
+		return nil
+	}
+	strays, err := m.strayMachines()
+	for _, e := range strays {
+		m.Logger.Info("stray machine entry deleted", "machine", e.ID, "state", e.State)
+		err = errors.Join(err, m.Datapath.DeleteMachine(e.ID, e.Epoch))
+	}
+	return err
+}
+
+// strayMachines returns the entries of the kernel's maps that the truth does not have.
+func (m *Map) strayMachines() ([]nat.Machine, error) {
+	kernel, err := m.Datapath.Machines()
+	return slices.DeleteFunc(kernel, func(e nat.Machine) bool {
+		l, ok := m.lookup(e.ID.Machine)
+		return ok && e.ID.Cell == m.Cell && l.entry() != 0
+	}), err
 }
 
 // restoreMachine brings one machine's port and entry back.
@@ -221,9 +238,12 @@ func (m *Map) localInState(state LocalState) []addr.Machine {
 	return numbers
 }
 
-// lockNamed locks the machine of that name on this host and returns it. Errors: ErrUnknownMachine.
+// lockNamed locks the machine of that name on this host, to change it, and returns it. Errors: ErrUnknownMachine, ErrSuspect.
 func (m *Map) lockNamed(ctx context.Context, name string) (Local, func(), error) {
 	for {
+		if err := m.trusted(); err != nil {
+			return Local{}, nil, err
+		}
 		m.mu.Lock()
 		number, ok := m.byName[name]
 		m.mu.Unlock()

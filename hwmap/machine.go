@@ -1,6 +1,7 @@
 package hwmap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,8 +34,8 @@ func checkName(name string) error {
 }
 
 // Create issues a stable address for a machine; the answer means that it is durable. The same name in the same network
-// again returns the same machine. Errors: ErrUsage, ErrNameTaken, addr.ErrExhausted, nat.ErrFull, ErrState on a host that
-// takes no machines, and those of the truth's store.
+// again returns the same machine. Errors: ErrUsage, ErrNameTaken, ErrSuspect, addr.ErrExhausted, nat.ErrFull, ErrState on a
+// host that takes no machines, and those of the truth's store.
 func (m *Map) Create(ctx context.Context, name string, network addr.Network) (MachineView, error) {
 	if err := checkName(name); err != nil {
 		return MachineView{}, err
@@ -98,7 +99,7 @@ func (m *Map) issue(ctx context.Context, name string, network addr.Network) (Loc
 func (m *Map) allocate() (Local, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.takesMachines(); err != nil {
+	if err := cmp.Or(m.trustedLocked(), m.takesMachines()); err != nil {
 		return Local{}, err
 	}
 	for {

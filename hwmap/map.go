@@ -36,6 +36,10 @@ type Datapath interface {
 	PutBlock(nat.Block) error
 	DeleteBlock(addr.Cell, addr.Block) error
 	Blocks() ([]nat.Block, error)
+
+	// Witness returns what PutWitness wrote last, since the last reboot.
+	Witness() (nat.Witness, error)
+	PutWitness(nat.Witness) error
 }
 
 // Ports makes and finds the devices of machines, which it knows by their stable address.
@@ -80,6 +84,8 @@ type Options struct {
 	Fleet Store // shared by all hosts; standalone: Truth itself
 	Cache Store // optional: the fleet's map as last seen, for a start without the fleet's store
 
+	Witness Witness // optional: beside the truth, of how far that has come
+
 	Datapath Datapath
 	Ports    Ports
 	Peers    Peers // optional standalone
@@ -93,12 +99,16 @@ type Options struct {
 type Map struct {
 	Options
 	standalone bool
-	gate       *gate // what Options.Fleet is, once the Map is made
+	gate       *gate      // what Options.Fleet is, once the Map is made
+	truth      *witnessed // what Options.Truth is then
+	known      bool       // the truth had an owner when it was opened
+	opened     Revision   // of the truth, when it was opened
 
 	// naming and operations serialise what is done about a name and with a machine, across calls to stores and peers. Who
 	// needs both takes the name's lock first.
 	naming     keyedLocks[string]
 	operations keyedLocks[addr.Machine]
+	accepting  keyedLocks[struct{}] // held by an operator's word about what is suspect
 
 	unsettled queue[addr.Machine] // machines whose record is to be read again; see settle.go
 	hints     queue[hint]         // for other hosts; see hint.go
@@ -116,6 +126,8 @@ type Map struct {
 	allocator *addr.Allocator
 	fleet     fleetView
 	state     HostState // of this host's record, as fleet has or had it
+	database  Database  // the truth's record of itself
+	vouched   bool      // the fleet's store has nothing against the truth
 }
 
 // Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then joins the
@@ -137,10 +149,21 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		fleet:         newFleetView(),
 		state:         Joined,
 	}
-	m.Fleet = m.gate
-	known, err := m.checkOwner(ctx)
-	if err != nil {
+	m.truth = &witnessed{Store: o.Truth, log: o.Logger, grown: make(chan struct{}, 1)}
+	if o.Witness != nil {
+		m.truth.witnesses = append(m.truth.witnesses, namedWitness{sideFile, o.Witness})
+	}
+	m.truth.witnesses = append(m.truth.witnesses, namedWitness{kernelMap, kernelWitness{o.Datapath}})
+	if m.standalone {
+		m.gate.Store = m.truth
+	}
+	m.Truth, m.Fleet = m.truth, m.gate
+	var err error
+	if m.known, err = CheckOwner(ctx, m.Truth, m.Owner()); err != nil {
 		return nil, err
+	}
+	if err := m.checkTruth(ctx); err != nil {
+		return nil, fmt.Errorf("compare this host's database with its witnesses: %w", err)
 	}
 	if err := m.restoreCache(ctx); errors.Is(err, nat.ErrFull) {
 		m.Logger.Warn("fleet's map not restored whole", "error", err)
@@ -156,7 +179,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		m.setFollowing(false, err)
 		err = nil
 	}
-	if err == nil && !known { // the store has this host now, so the database is its
+	if err == nil && !m.known { // the store has this host now, so the database is its
 		_, err = m.Truth.Commit(ctx, Txn{Then: []Write{{Key: ownerKey, Value: encode(m.Owner())}}})
 	}
 	if err == nil && m.allocator.Size() == 0 && m.wantsBlock() {
@@ -169,10 +192,13 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	if cutOff && joined && record.Identity == o.Self.Identity {
 		m.Logger.Warn("store unreachable, going on from the cache", "error", err)
 		m.setFollowing(false, err)
-		return m, nil
+		err = nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := m.dropStrayMachines(); err != nil {
+		return nil, fmt.Errorf("clean the kernel's maps: %w", err)
 	}
 	return m, nil
 }
@@ -182,7 +208,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
-		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive,
+		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive, m.tellStore,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

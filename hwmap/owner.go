@@ -50,17 +50,3 @@ func (o Owner) String() string {
 func (o Options) Owner() Owner {
 	return Owner{Host: o.Self.ID, Cell: o.Cell, Stable: o.Plan.StablePrefix(), Routing: o.Plan.RoutingPrefix(), Cluster: o.Cluster}
 }
-
-// checkOwner refuses a truth that is another's, and an empty one where the kernel has machines: their ids would be issued
-// again while they run. Errors: ErrNotOwner.
-func (m *Map) checkOwner(ctx context.Context) (known bool, err error) {
-	known, err = CheckOwner(ctx, m.Truth, m.Owner())
-	if err != nil || known {
-		return known, err
-	}
-	running, err := m.Datapath.Machines()
-	if err == nil && len(running) > 0 {
-		err = fmt.Errorf("%w: it is new, and the kernel's maps have %d machines; restore it, or end these machines and remove bpf_dir", ErrNotOwner, len(running))
-	}
-	return false, err
-}

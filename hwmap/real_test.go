@@ -14,6 +14,7 @@ import (
 	"ip6d/hwmap/bolt"
 	"ip6d/hwmap/etcd"
 	"ip6d/hwmap/etcd/etcdproc"
+	"ip6d/hwmap/witness"
 	"ip6d/nat"
 )
 
@@ -121,6 +122,7 @@ func startReal(t *testing.T, id addr.Host, dir, endpoint string, k *kernel, port
 		t.Fatal(err)
 	}
 	truth, cache := file("host.db"), file("map.db")
+	side := witness.New(filepath.Join(dir, string(rune('0'+id)), "host.db.witness"))
 	m, err := hwmap.Open(ctx, hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: cell,
 		Self: hwmap.Host{
@@ -128,6 +130,7 @@ func startReal(t *testing.T, id addr.Host, dir, endpoint string, k *kernel, port
 			Underlay: netip.AddrFrom16([16]byte{0xfd, 15: byte(id)}),
 		},
 		Truth: truth, Cache: cache, Fleet: fleet, Datapath: k, Ports: ports,
+		Witness:    side,
 		Peers:      network{&steps{next: func(addr.Host, string) fault { return none }, wait: func() {}}, find},
 		Quarantine: time.Hour, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -142,7 +145,7 @@ func startReal(t *testing.T, id addr.Host, dir, endpoint string, k *kernel, port
 	stop := sync.OnceFunc(func() {
 		cancel()
 		<-done
-		for _, s := range []hwmap.Store{fleet, truth, cache} {
+		for _, s := range []interface{ Close() error }{fleet, truth, cache, side} {
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}

@@ -1,6 +1,10 @@
 package hwmap
 
-import "slices"
+import (
+	"slices"
+
+	"ip6d/addr"
+)
 
 // Status is the state of a Map.
 type Status struct {
@@ -12,17 +16,31 @@ type Status struct {
 	InDoubt   []string // names of machines
 	IDsFree   int      // in this host's blocks
 
+	DatabaseSuspect string    // why this host's database is not believed; empty: it is
+	Unknown         []addr.ID // what the kernel has and a suspect database does not know
+
 	HintsSent   uint64 // that other hosts took: what they know of a machine may be old
 	HintsHeeded uint64 // of other hosts, upon which a record was read
 }
 
 // Status returns the state of the map now.
 func (m *Map) Status() Status {
+	var unknown []addr.ID
+	if m.trusted() != nil {
+		strays, err := m.strayMachines()
+		if err != nil {
+			m.Logger.Error("kernel's maps not read", "error", err)
+		}
+		for _, e := range strays {
+			unknown = append(unknown, e.ID)
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{
 		Self: m.Self, Following: m.fleet.following, Revision: m.fleet.revision, StoreErr: m.fleet.err,
 		Machines: make(map[LocalState]int), IDsFree: m.allocator.Free(),
+		DatabaseSuspect: m.database.Suspect, Unknown: unknown,
 		HintsSent: m.hintsSent.Load(), HintsHeeded: m.hintsHeeded.Load(),
 	}
 	s.Self.State = m.state

@@ -34,6 +34,7 @@ type steps struct {
 	released func() <-chan struct{}
 	host     addr.Host
 	die      func()
+	ahead    func(hwmap.Revision) // fails the test where a witness is told more than is durable
 
 	mu   sync.Mutex // guards dead
 	dead bool       // what a dead daemon still tries does not happen
@@ -186,6 +187,25 @@ func (k steppedKernel) DeleteMoved(id addr.ID, epoch uint64) error {
 }
 func (k steppedKernel) PutBlock(b nat.Block) error {
 	return k.local("put block", func() error { return k.Datapath.PutBlock(b) })
+}
+
+func (k steppedKernel) PutWitness(w nat.Witness) error {
+	k.ahead(hwmap.Revision(w.Count))
+	return k.local("put witness", func() error { return k.Datapath.PutWitness(w) })
+}
+
+// steppedWitness is a witness whose writes are steps.
+type steppedWitness struct {
+	hwmap.Witness
+	*steps
+}
+
+func (w steppedWitness) Begin(m hwmap.Mark) error {
+	return w.local("begin witness", func() error { return w.Witness.Begin(m) })
+}
+func (w steppedWitness) Raise(m hwmap.Mark) error {
+	w.ahead(m.Count)
+	return w.local("raise witness", func() error { return w.Witness.Raise(m) })
 }
 
 // steppedPorts are devices whose making and removing are steps.

@@ -22,8 +22,11 @@ func (s stored) arrived(self addr.Host, l Local) bool {
 }
 
 // Accept makes this host the durable target of a machine's migration, if the store's record says so: the record alone
-// counts, not the caller. Errors: ErrState, ErrNameTaken, ErrUnavailable, those of Datapath and of the truth's store.
+// counts, not the caller. Errors: ErrState, ErrSuspect, ErrNameTaken, ErrUnavailable, those of Datapath and of the truth's store.
 func (m *Map) Accept(ctx context.Context, number addr.Machine) error {
+	if err := m.trusted(); err != nil {
+		return err
+	}
 	// Read twice, because the name's lock comes before the machine's, and only the record tells the name.
 	s, err := m.read(ctx, number)
 	if err != nil {

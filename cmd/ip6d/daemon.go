@@ -16,6 +16,7 @@ import (
 	"ip6d/api"
 	"ip6d/config"
 	"ip6d/hwmap"
+	"ip6d/hwmap/witness"
 	"ip6d/nat"
 )
 
@@ -26,6 +27,7 @@ type daemon struct {
 	tasks  []task
 
 	truth, fleet, cache hwmap.Store // standalone, the fleet's store is the truth and there is no cache
+	witness             *witness.File
 	kernel              kernelSide
 	hwmap               *hwmap.Map
 	events              nat.Feed
@@ -97,7 +99,7 @@ func (d *daemon) mapOptions() hwmap.Options {
 // openMap opens the hardware map, which brings the kernel to what it says.
 func (d *daemon) openMap(ctx context.Context) error {
 	o := d.mapOptions()
-	o.Truth, o.Fleet, o.Cache = d.truth, d.fleet, d.cache
+	o.Truth, o.Fleet, o.Cache, o.Witness = d.truth, d.fleet, d.cache, d.witness
 	o.Datapath, o.Ports = d.kernel.datapath, &ports{d.kernel.agent, d.log}
 	if !d.config.Standalone() {
 		peers := api.NewPeers(api.PeersOptions{Source: o.Self.Underlay})

@@ -28,7 +28,7 @@ type metrics struct {
 	dropped, eventsLost           *prometheus.Desc
 	mapEntries, mapMaxEntries     *prometheus.Desc
 	machines, inDoubt, idsFree    *prometheus.Desc
-	following, revision           *prometheus.Desc
+	following, revision, suspect  *prometheus.Desc
 	hintsSent, hintsHeeded, build *prometheus.Desc
 }
 
@@ -49,6 +49,7 @@ func newMetrics(datapath api.Datapath, status func() hwmap.Status, version strin
 		idsFree:       describe("ids_free", "Ids left in this host's blocks."),
 		following:     describe("store_following", "1 while the fleet's store is followed, else 0."),
 		revision:      describe("store_revision", "Revision of the fleet's store that the datapath's maps reflect."),
+		suspect:       describe("suspect", "1 while it may be an older copy, and nothing is issued or moved until an operator accepts it.", "what"),
 		hintsSent:     describe("hints_sent_total", "Hints that other hosts took: that what they know of a machine may be old."),
 		hintsHeeded:   describe("hints_heeded_total", "Hints of other hosts upon which a record was read again."),
 		build: prometheus.NewDesc("ip6d_build_info", "The daemon's version; always 1.", nil,
@@ -95,11 +96,9 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(m.inDoubt, len(s.InDoubt))
 	gauge(m.idsFree, s.IDsFree)
-	following := 0
-	if s.Following {
-		following = 1
-	}
-	gauge(m.following, following)
+	is := map[bool]int{true: 1}
+	gauge(m.following, is[s.Following])
+	gauge(m.suspect, is[s.DatabaseSuspect != ""], "database")
 	gauge(m.revision, int(s.Revision))
 	counter(m.hintsSent, s.HintsSent)
 	counter(m.hintsHeeded, s.HintsHeeded)

@@ -86,6 +86,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newMigrateCommand(c),
 		newHostCommand(c),
 		newStatusCommand(c),
+		newDBCommand(c),
 		newDropsCommand(c),
 		newMonitorCommand(c),
 		newLabCommand(c),

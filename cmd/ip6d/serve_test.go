@@ -215,7 +215,6 @@ func TestAStartWithOtherSettingsIsRefusedAndPacketsFlow(t *testing.T) {
 		{"--host=9", "it is of host 1, cell 1"},
 		{"--cell=2", "the settings are of host 1, cell 2"},
 		{"--prefixes-stable=fdac::/16", "fdac::/16 and fdab::/16"},
-		{"--state-dir=" + h.state() + "2", "it is new, and the kernel's maps have 2 machines"},
 		{"--bpf-dir=" + h.bpfDir + "2", "another datapath is attached: device ip6d0 has"},
 	} {
 		if got := h.fails(h.command(h.serveArgs(c.args)...)); !strings.Contains(got, c.says) {

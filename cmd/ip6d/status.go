@@ -27,6 +27,9 @@ type statusAnswer struct {
 	Drops      map[string]uint64 `json:"drops"` // packets, by reason
 	Firewall   []string          `json:"firewall"`
 
+	DatabaseSuspect string   `json:"database_suspect,omitempty"`
+	UnknownMachines []string `json:"unknown_machines,omitempty"`
+
 	Maps map[string]fillAnswer `json:"maps"` // how full the kernel's maps are, by name
 }
 
@@ -42,6 +45,8 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
 		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Maps: map[string]fillAnswer{},
 		Firewall: append([]string{}, r.Firewall...),
+
+		DatabaseSuspect: r.DatabaseSuspect, UnknownMachines: r.UnknownMachines,
 	}
 	for _, f := range r.Maps {
 		a.Maps[f.Map] = fillAnswer{f.Entries, f.Size}
@@ -73,6 +78,12 @@ What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each mea
 				t.row("version", a.Version)
 				a.Host.rows(t)
 				t.row("store", a.store())
+				if a.DatabaseSuspect != "" {
+					t.row("database", "suspect: "+a.DatabaseSuspect+"; nothing is issued or moved: bring the right file back, or run `ip6d db accept`")
+					if len(a.UnknownMachines) > 0 {
+						t.row("unknown to it", strings.Join(a.UnknownMachines, ", "))
+					}
+				}
 				t.row("machines", counted(a.Machines, func(state string, n uint32) string { return fmt.Sprintf("%d %s", n, state) }))
 				if len(a.InDoubt) > 0 {
 					t.row("in doubt", strings.Join(a.InDoubt, ", "))

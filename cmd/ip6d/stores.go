@@ -11,6 +11,7 @@ import (
 	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
 	"ip6d/hwmap/etcd"
+	"ip6d/hwmap/witness"
 )
 
 // openStores opens the databases and the fleet's store. On the first start of a host the store must answer before
@@ -36,7 +37,8 @@ func (d *daemon) openStores(ctx context.Context) error {
 		return err
 	}
 	d.opened(opened.Close)
-	d.truth = opened
+	d.truth, d.witness = opened, witness.New(truth+".witness")
+	d.opened(d.witness.Close)
 	if d.config.Standalone() {
 		d.fleet = opened
 		return nil

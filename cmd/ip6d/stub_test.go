@@ -21,6 +21,7 @@ type stub struct {
 	ip6dv1connect.UnimplementedMachineServiceHandler
 	ip6dv1connect.UnimplementedMigrationServiceHandler
 	ip6dv1connect.UnimplementedHostServiceHandler
+	ip6dv1connect.UnimplementedSuspectServiceHandler
 
 	outcome ip6dv1.Outcome
 	refuse  error // what every call fails with
@@ -116,6 +117,10 @@ func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusR
 	})
 }
 
+func (s *stub) AcceptDatabase(_ context.Context, q *connect.Request[ip6dv1.AcceptDatabaseRequest]) (*connect.Response[ip6dv1.AcceptDatabaseResponse], error) {
+	return reply(s, q, &ip6dv1.AcceptDatabaseResponse{Reason: "it is older", FrozenBlocks: []uint32{0, 1}})
+}
+
 func (s *stub) GetDrops(_ context.Context, q *connect.Request[ip6dv1.GetDropsRequest]) (*connect.Response[ip6dv1.GetDropsResponse], error) {
 	now := s.drops[0]
 	if len(s.drops) > 1 {
@@ -147,6 +152,7 @@ func startStub(t *testing.T, s *stub) (socket string) {
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewHostServiceHandler(s))
+	mux.Handle(ip6dv1connect.NewSuspectServiceHandler(s))
 	return serveStub(t, mux)
 }
 

@@ -1002,9 +1002,14 @@ type GetStatusResponse struct {
 	// Hints that other hosts took from this one, since the daemon's start: that they send here what is not here.
 	HintsSent uint64 `protobuf:"varint,14,opt,name=hints_sent,json=hintsSent,proto3" json:"hints_sent,omitempty"`
 	// Hints of other hosts upon which this one read a machine's record again.
-	HintsHeeded   uint64 `protobuf:"varint,15,opt,name=hints_heeded,json=hintsHeeded,proto3" json:"hints_heeded,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HintsHeeded uint64 `protobuf:"varint,15,opt,name=hints_heeded,json=hintsHeeded,proto3" json:"hints_heeded,omitempty"`
+	// Why this host's database may be an older copy, so that nothing is issued or moved until it is accepted; empty: it is
+	// believed.
+	DatabaseSuspect string `protobuf:"bytes,30,opt,name=database_suspect,json=databaseSuspect,proto3" json:"database_suspect,omitempty"`
+	// While it is: machines, as CELL/NUMBER, that the kernel has and the database does not know.
+	UnknownMachines []string `protobuf:"bytes,31,rep,name=unknown_machines,json=unknownMachines,proto3" json:"unknown_machines,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -1135,6 +1140,20 @@ func (x *GetStatusResponse) GetHintsHeeded() uint64 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetDatabaseSuspect() string {
+	if x != nil {
+		return x.DatabaseSuspect
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetUnknownMachines() []string {
+	if x != nil {
+		return x.UnknownMachines
+	}
+	return nil
+}
+
 // MapFill is how full a map of the kernel is.
 type MapFill struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1260,7 +1279,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\vnext_header\x18\t \x01(\rR\n" +
 	"nextHeader\x12\x16\n" +
 	"\x06length\x18\n" +
-	" \x01(\rR\x06length\"\xab\x04\n" +
+	" \x01(\rR\x06length\"\x81\x05\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -1278,7 +1297,9 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x04maps\x18\r \x03(\v2\x10.ip6d.v1.MapFillR\x04maps\x12\x1d\n" +
 	"\n" +
 	"hints_sent\x18\x0e \x01(\x04R\thintsSent\x12!\n" +
-	"\fhints_heeded\x18\x0f \x01(\x04R\vhintsHeeded\x1a;\n" +
+	"\fhints_heeded\x18\x0f \x01(\x04R\vhintsHeeded\x12)\n" +
+	"\x10database_suspect\x18\x1e \x01(\tR\x0fdatabaseSuspect\x12)\n" +
+	"\x10unknown_machines\x18\x1f \x03(\tR\x0funknownMachines\x1a;\n" +
 	"\rMachinesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"I\n" +

@@ -1,0 +1,160 @@
+package hwmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// StoreWitness is what the fleet's store remembers of a host's truth. `alive` could not carry it: it goes with its lease, and
+// who restores a file takes longer than that.
+type StoreWitness struct {
+	Mark
+}
+
+// witnessPause is how often the store is told at most. Hosts create machines all the time, and the store is to hear little
+// of it: this much of the latest work only the witnesses on this host know.
+const witnessPause = 5 * time.Second
+
+// askStore asks the fleet's store, once since the daemon's start, what it knows of this host's truth. Errors: those of the
+// stores.
+func (m *Map) askStore(ctx context.Context) error {
+	m.mu.Lock()
+	settled := m.standalone || m.vouched || m.database.Suspect != ""
+	id := m.database.ID
+	m.mu.Unlock()
+	if settled {
+		return nil
+	}
+	e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID))
+	if err != nil {
+		return fmt.Errorf("read the witness of this host's database: %w", err)
+	}
+	seen, err := optional[StoreWitness](e[0])
+	if err != nil {
+		return err
+	}
+	reason := ""
+	if !m.known {
+		id = DatabaseID{} // it has one for a moment
+	}
+	if seen != nil {
+		reason = seen.against(id, m.opened, fleetStore)
+	}
+	if reason == "" && !m.known {
+		if reason, err = m.unknownLeases(ctx); err != nil {
+			return err
+		}
+	}
+	if reason != "" {
+		return m.suspectDatabase(ctx, reason)
+	}
+	m.mu.Lock()
+	m.vouched = true
+	m.mu.Unlock()
+	wish(m.truth.grown)
+	return nil
+}
+
+// unknownLeases says which blocks this host leases by the store, while its truth is new.
+func (m *Map) unknownLeases(ctx context.Context) (string, error) {
+	entries, _, err := m.Fleet.List(ctx, blocksPrefix)
+	if err != nil {
+		return "", fmt.Errorf("list blocks: %w", err)
+	}
+	for _, e := range entries {
+		if b, err := decode[Block](e); err == nil && b.Home == m.Self.ID {
+			return fmt.Sprintf("it is new, and this host leased block %d from the fleet's store", b.Block), nil
+		}
+	}
+	return "", nil
+}
+
+// tellStore keeps the fleet's store told how far the truth has come.
+func (m *Map) tellStore(ctx context.Context) error {
+	said := ""
+	for {
+		select {
+		case <-m.truth.grown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if m.standalone {
+			continue
+		}
+		err := m.writeStoreWitness(ctx)
+		switch {
+		case err == nil:
+			said = ""
+		case ctx.Err() == nil && !errors.Is(err, ErrConflict):
+			if err.Error() != said { // a trouble that lasts is told once
+				m.Logger.Warn("the store is not told of this host's commits, trying again", "error", err)
+				said = err.Error()
+			}
+			wish(m.truth.grown)
+		}
+		if err := pause(ctx, witnessPause); err != nil {
+			return err
+		}
+	}
+}
+
+// writeStoreWitness tells the store how far the truth has come. What it knows by then can only be from here: else a copy of
+// the truth is in use somewhere.
+func (m *Map) writeStoreWitness(ctx context.Context) error {
+	m.mu.Lock()
+	vouched := m.vouched && m.database.Suspect == ""
+	m.mu.Unlock()
+	mark := m.truth.now()
+	if !vouched || mark.ID == (DatabaseID{}) {
+		return nil
+	}
+	e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID))
+	if err != nil {
+		return err
+	}
+	seen, err := optional[StoreWitness](e[0])
+	if err != nil {
+		return err
+	}
+	if seen != nil {
+		if reason := seen.against(mark.ID, mark.Count, fleetStore); reason != "" {
+			return m.suspectDatabase(ctx, reason)
+		}
+		if seen.Mark == mark {
+			return nil
+		}
+	}
+	return m.putStoreWitness(ctx, e[0], mark)
+}
+
+func (m *Map) putStoreWitness(ctx context.Context, now Entry, mark Mark) error {
+	_, err := m.Fleet.Commit(ctx, Txn{
+		If:   []Condition{{Key: now.Key, ModRevision: now.ModRevision}},
+		Then: []Write{{Key: now.Key, Value: encode(StoreWitness{Mark: mark})}},
+	})
+	return err
+}
+
+// beginStoreWitness has the store know of a new line of commits, whatever it knew before.
+func (m *Map) beginStoreWitness(ctx context.Context, mark Mark) error {
+	if m.standalone {
+		return nil
+	}
+	for {
+		e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID))
+		if err == nil {
+			err = m.putStoreWitness(ctx, e[0], mark)
+		}
+		if err == nil {
+			m.mu.Lock()
+			m.vouched = true
+			m.mu.Unlock()
+			return nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return fmt.Errorf("begin the witness of the database in the fleet's store: %w", err)
+		}
+	}
+}
