@@ -118,6 +118,12 @@ func (a *Allocator) Use(m Machine) {
 	}
 }
 
+// InUse reports whether m is of a leased block, and not free.
+func (a *Allocator) InUse(m Machine) bool {
+	ids := a.of(m)
+	return ids != nil && ids.has(m%BlockSize)
+}
+
 // Release puts an id that is in use into quarantine, and returns when that ends. An id that is in quarantine stays in it
 // until the same time as before. Errors: ErrNotInUse, where m is free or of no leased block.
 //

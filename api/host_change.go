@@ -26,6 +26,25 @@ func (s *hostServer) UncordonHost(ctx context.Context, r *connect.Request[ip6dv1
 	return connect.NewResponse(&ip6dv1.UncordonHostResponse{Host: h}), nil
 }
 
+func (s *hostServer) HandOverBlocks(ctx context.Context, r *connect.Request[ip6dv1.HandOverBlocksRequest]) (*connect.Response[ip6dv1.HandOverBlocksResponse], error) {
+	var to addr.Host // whoever has the fewest
+	if r.Msg.To != "" {
+		var err error
+		if to, err = s.Map.FindHost(r.Msg.To); err != nil {
+			return nil, answer(err)
+		}
+	}
+	blocks, err := s.Map.HandOver(ctx, to)
+	if err != nil {
+		return nil, answer(err)
+	}
+	handed := &ip6dv1.HandOverBlocksResponse{}
+	for _, b := range blocks {
+		handed.Blocks = append(handed.Blocks, &ip6dv1.HandedOverBlock{Block: uint32(b.Block), Home: uint32(b.Home)})
+	}
+	return connect.NewResponse(handed), nil
+}
+
 // change has the state of a host changed, and returns the host as it is then.
 func (s *hostServer) change(ctx context.Context, host string, to func(context.Context, addr.Host) (hwmap.Host, error)) (*ip6dv1.Host, error) {
 	id, err := s.Map.FindHost(host)

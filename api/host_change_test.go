@@ -28,6 +28,29 @@ func TestAnyHostIsCordonedThroughAnyDaemon(t *testing.T) {
 	call(t, other.Machines.CreateMachine, &ip6dv1.CreateMachineRequest{Name: "web1", Network: 1})
 }
 
+func TestBlocksAreHandedOverThroughTheirHome(t *testing.T) {
+	fleet := database(t)
+	first, second := newDaemon(t, 1, fleet), newDaemon(t, 2, fleet)
+	state := func() string { return call(t, first.Hosts.GetStatus, &ip6dv1.GetStatusRequest{}).Host.State }
+	eventually(t, "host 1 knows host 2", func() bool { return len(call(t, first.Hosts.ListHosts, &ip6dv1.ListHostsRequest{}).Hosts) == 2 })
+	refused(t, connect.CodeFailedPrecondition, first.Hosts.HandOverBlocks, &ip6dv1.HandOverBlocksRequest{})
+	call(t, second.Hosts.CordonHost, &ip6dv1.CordonHostRequest{Host: "host1"})
+	eventually(t, "host 1 has learned that it is cordoned", func() bool { return state() == "cordoned" })
+	refused(t, connect.CodeInvalidArgument, first.Hosts.HandOverBlocks, &ip6dv1.HandOverBlocksRequest{To: "host1"})
+	refused(t, connect.CodeNotFound, first.Hosts.HandOverBlocks, &ip6dv1.HandOverBlocksRequest{To: "host9"})
+	got := call(t, first.Hosts.HandOverBlocks, &ip6dv1.HandOverBlocksRequest{To: "host2"})
+	want := &ip6dv1.HandOverBlocksResponse{Blocks: []*ip6dv1.HandedOverBlock{{Block: 0, Home: 2}}}
+	if d := cmp.Diff(want, got, protocmp.Transform()); d != "" {
+		t.Errorf("handed over (-want +got):\n%s", d)
+	}
+	if again := call(t, first.Hosts.HandOverBlocks, &ip6dv1.HandOverBlocksRequest{}); len(again.Blocks) != 0 {
+		t.Errorf("again: %v", again)
+	}
+	if h := call(t, first.Hosts.GetHost, &ip6dv1.GetHostRequest{Host: "2"}).Host; len(h.Blocks) != 2 {
+		t.Errorf("host 2: %v", h)
+	}
+}
+
 func TestAHostThatIsNotThereIsNotFound(t *testing.T) {
 	d := newDaemon(t, 1, database(t))
 	for _, host := range []string{"9", "host9", ""} {

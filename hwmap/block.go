@@ -8,11 +8,16 @@ import (
 	"ip6d/addr"
 )
 
-// issueFrom lets ids be issued from a block that this host leases, and from no other. The caller holds mu.
+// issueFrom lets ids be issued from a block that this host leases, once it knows what ids are in use and the quarantine of
+// all is over; and from no other. The caller holds mu.
 func (m *Map) issueFrom(b Block) {
+	delete(m.waiting, b.Block)
 	switch {
 	case b.Home != m.Self.ID || b.Frozen:
 		m.allocator.Drop(b.Block)
+	case !m.isComplete(b) || m.Now().Before(b.IssueAfter):
+		m.allocator.Drop(b.Block)
+		m.waiting[b.Block] = struct{}{}
 	case !m.allocator.Leased(b.Block):
 		m.allocator.Lease(b.Block)
 		m.truth.leased(b.Block)
@@ -20,6 +25,17 @@ func (m *Map) issueFrom(b Block) {
 			if number.Block() == b.Block {
 				m.account(l)
 			}
+		}
+	}
+}
+
+// issueFromWaiting lets ids be issued from the blocks that have waited for it long enough.
+func (m *Map) issueFromWaiting() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for block := range m.waiting {
+		if b, known := m.fleet.blocks[block]; known {
+			m.issueFrom(b)
 		}
 	}
 }
@@ -35,7 +51,8 @@ func (m *Map) account(l Local) {
 }
 
 // keepBlocks gets this host another block whenever three quarters of its ids are in use, so that creating a machine does
-// not wait for the store; but none while it takes no machines. A block of this host whose record has gone from the store is published again.
+// not wait for the store; but none while it takes no machines. A block of this host whose record has gone from the store is
+// published again.
 func (m *Map) keepBlocks(ctx context.Context) error {
 	wait, said := retryPause, ""
 	for {
@@ -79,6 +96,14 @@ func (m *Map) wantsBlock() bool {
 // addr.ErrExhausted, nat.ErrFull.
 func (m *Map) leaseBlock(ctx context.Context) error {
 	for {
+		self, err := m.Fleet.Get(ctx, hostKey(m.Self.ID))
+		if err != nil {
+			return err
+		}
+		h, err := m.mayOwn(self[0])
+		if err != nil {
+			return err
+		}
 		entries, _, err := m.Fleet.List(ctx, blocksPrefix)
 		if err != nil {
 			return fmt.Errorf("list blocks: %w", err)
@@ -89,14 +114,20 @@ func (m *Map) leaseBlock(ctx context.Context) error {
 		if !m.wantsBlock() {
 			return nil
 		}
+		if h.State != Joined {
+			return fmt.Errorf("%w: this host is %s, and leases no block", ErrState, h.State)
+		}
 		b := Block{Block: m.lowestFree(entries), Home: m.Self.ID, Epoch: 1}
 		if b.Block > addr.MaxBlock {
 			return fmt.Errorf("%w: every block of cell %d is leased", addr.ErrExhausted, m.Cell)
 		}
 		key := blockKey(b.Block)
-		revision, err := m.Fleet.Commit(ctx, Txn{If: []Condition{{Key: key}}, Then: []Write{{Key: key, Value: encode(b)}}})
+		revision, err := m.Fleet.Commit(ctx, Txn{
+			If:   []Condition{{Key: key}, self[0].unchanged()},
+			Then: []Write{{Key: key, Value: encode(b)}},
+		})
 		switch {
-		case errors.Is(err, ErrConflict): // another host was faster
+		case errors.Is(err, ErrConflict): // another host was faster, or an operator had his say about this one
 			continue
 		case err != nil:
 			return fmt.Errorf("lease block %d: %w", b.Block, err)
@@ -148,10 +179,23 @@ func (m *Map) republishBlocks(ctx context.Context) error {
 		lost = append(lost, m.fleet.blocks[b])
 	}
 	m.mu.Unlock()
+	if len(lost) == 0 {
+		return nil
+	}
+	self, err := m.Fleet.Get(ctx, hostKey(m.Self.ID))
+	if err == nil {
+		_, err = m.mayOwn(self[0])
+	}
+	if err != nil {
+		return fmt.Errorf("publish blocks again: %w", err)
+	}
 	for _, b := range lost {
 		key := blockKey(b.Block)
-		_, err := m.Fleet.Commit(ctx, Txn{If: []Condition{{Key: key}}, Then: []Write{{Key: key, Value: encode(b)}}})
-		if err != nil && !errors.Is(err, ErrConflict) { // else somebody wrote it: the watch tells what
+		_, err := m.Fleet.Commit(ctx, Txn{
+			If:   []Condition{{Key: key}, self[0].unchanged()},
+			Then: []Write{{Key: key, Value: encode(b)}},
+		})
+		if err != nil { // a conflict too: where somebody wrote it, the watch tells what
 			return fmt.Errorf("publish block %d again: %w", b.Block, err)
 		}
 		m.Logger.Warn("the record of this host's block had gone from the store", "block", b.Block)

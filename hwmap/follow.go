@@ -79,6 +79,7 @@ func (m *Map) adopt(ctx context.Context, entries []Entry, revision Revision) err
 		return err
 	}
 	m.unsettled.add(m.unrecorded()...)
+	m.changedHome.add(m.unkeptHomes()...)
 	wish(m.appliedWanted)
 	return nil
 }
@@ -240,7 +241,10 @@ func (m *Map) applyBlock(e Entry) error {
 	if errs[0] == nil {
 		m.issueFrom(*now)
 	}
-	if before.Home == now.Home {
+	if given := now.Home == m.Self.ID && !m.isComplete(*now); given || before.Home == m.Self.ID && now.Home != m.Self.ID {
+		m.changedHome.add(block)
+	}
+	if _, unrouted := m.fleet.unrouted[block]; before.Home == now.Home && !unrouted {
 		return errs[0]
 	}
 	// Who counts as moved depends on the home.
@@ -249,7 +253,11 @@ func (m *Map) applyBlock(e Entry) error {
 			errs = append(errs, m.routeTo(number, &r, r.Epoch))
 		}
 	}
-	return errors.Join(errs...)
+	err = errors.Join(errs...)
+	if delete(m.fleet.unrouted, block); err != nil {
+		m.fleet.unrouted[block] = struct{}{} // whoever applies it again does all of it
+	}
+	return err
 }
 
 func (m *Map) applyMachine(e Entry) error {
@@ -264,7 +272,8 @@ func (m *Map) applyMachine(e Entry) error {
 	number := addr.Machine(n)
 	before := m.fleet.machines[number]
 	put(m.fleet.machines, number, now)
-	if _, known := m.local[number]; known {
+	_, known := m.local[number]
+	if known || now != nil && m.fleet.blocks[number.Block()].Home == m.Self.ID {
 		m.unsettled.add(number)
 	}
 	epoch := before.Epoch

@@ -16,14 +16,16 @@ import (
 type change func(*hwmap.Map, context.Context, addr.Host) (hwmap.Host, error)
 
 // say has the daemon on a host say it about another, as often as it takes.
-func (f *fleet) say(on addr.Host, what change, about addr.Host) {
+func (f *fleet) say(on addr.Host, what change, host addr.Host) {
 	f.t.Helper()
-	f.insist("say", func() error {
-		return f.call(on, func(ctx context.Context, m *hwmap.Map) error {
-			_, err := what(m, ctx, about)
-			return err
-		})
-	})
+	f.insist("say", func() error { return f.call(on, about(what, host)) })
+}
+
+func about(what change, host addr.Host) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error {
+		_, err := what(m, ctx, host)
+		return err
+	}
 }
 
 // state is what a host's record says.

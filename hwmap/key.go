@@ -21,7 +21,10 @@ const (
 )
 
 // The keys of the truth.
-const localPrefix Key = "local/machines/"
+const (
+	localPrefix Key = "local/machines/"
+	homesPrefix Key = "homes/" // of blocks that this host was given: the block's epoch that its Locals are complete for
+)
 
 // The key of the cache that says which revision of the fleet's store its records are of.
 const revisionKey Key = "revision"
@@ -33,6 +36,7 @@ func aliveKey(h addr.Host) Key          { return numbered(alivePrefix, uint32(h)
 func appliedKey(h addr.Host) Key        { return numbered(appliedPrefix, uint32(h)) }
 func witnessKey(h addr.Host) Key        { return numbered(witnessPrefix, uint32(h)) }
 func localKey(m addr.Machine) Key       { return numbered(localPrefix, uint32(m)) }
+func homeKey(b addr.Block) Key          { return numbered(homesPrefix, uint32(b)) }
 func numbered(prefix Key, n uint32) Key { return prefix + Key(strconv.FormatUint(uint64(n), 10)) }
 
 // number returns the number after prefix in k.

@@ -155,7 +155,7 @@ func (l Local) holdsName() bool {
 func (m *Map) remember(l Local) {
 	m.forget(l.Machine)
 	m.local[l.Machine] = l
-	if l.holdsName() {
+	if _, taken := m.byName[l.Name]; l.holdsName() && !(taken && l.State == Issued) { // one that is here goes before
 		m.byName[l.Name] = l.Machine
 	}
 	m.account(l)
@@ -180,8 +180,13 @@ func (m *Map) erase(ctx context.Context, number addr.Machine) error {
 }
 
 func (m *Map) write(ctx context.Context, w Write, remember func()) error {
+	return m.writeTruth(ctx, []Write{w}, remember)
+}
+
+// writeTruth makes some writes one step, then remembers them.
+func (m *Map) writeTruth(ctx context.Context, writes []Write, remember func()) error {
 	// A caller who has gone must not leave the file and memory apart.
-	if _, err := m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: []Write{w}}); err != nil {
+	if _, err := m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: writes}); err != nil {
 		return fmt.Errorf("write this host's database: %w", err)
 	}
 	m.mu.Lock()

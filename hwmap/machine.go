@@ -79,6 +79,10 @@ func (m *Map) issue(ctx context.Context, name string, network addr.Network) (Loc
 		return l, err
 	}
 	defer unlock()
+	if err := m.mayIssue(l.Machine); err != nil {
+		m.cancel(l.Machine)
+		return l, err
+	}
 	l.Name, l.Network, l.State = name, network, Here
 	// The entry is first: it can be taken back, and nobody knows the address yet.
 	if err := m.Datapath.PutMachine(m.natMachine(l, nat.Port{})); err != nil {
@@ -107,13 +111,31 @@ func (m *Map) allocate() (Local, error) {
 		if err != nil {
 			return Local{}, fmt.Errorf("%w: this host's %d blocks are full, and no further one could be leased; `ip6d status` tells why", err, len(m.allocator.Blocks()))
 		}
-		last := max(m.local[number].Epoch, m.fleet.blocks[number.Block()].EpochFloor)
-		if r, recorded := m.fleet.machines[number]; recorded && !r.Destroyed && r.Epoch > last {
+		l, known := m.local[number]
+		last := max(l.Epoch, m.fleet.blocks[number.Block()].EpochFloor)
+		r, recorded := m.fleet.machines[number]
+		if recorded && !known {
+			continue // it came late, and is about to be taken in
+		}
+		if recorded && !r.Destroyed && r.Epoch > last {
 			m.Logger.Error("id not issued: the store has a machine with it; is this host's database an old copy?", "machine", number, "name", r.Name, "host", r.Host)
 			continue // it stays in use
 		}
 		return Local{Machine: number, Epoch: last + 1}, nil
 	}
+}
+
+// mayIssue looks again whether the id may be issued, when the machine's lock is held: its block may have been handed over.
+func (m *Map) mayIssue(number addr.Machine) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.takesMachines(); err != nil {
+		return err
+	}
+	if !m.allocator.Leased(number.Block()) {
+		return fmt.Errorf("%w: block %d changed hands meanwhile; repeat", ErrState, number.Block())
+	}
+	return nil
 }
 
 func (m *Map) cancel(number addr.Machine) {

@@ -110,10 +110,11 @@ type Map struct {
 	operations keyedLocks[addr.Machine]
 	accepting  keyedLocks[struct{}] // held by an operator's word about what is suspect
 
-	unsettled queue[addr.Machine] // machines whose record is to be read again; see settle.go
-	hints     queue[hint]         // for other hosts; see hint.go
-	astray    *rate.Limiter       // of hints about packets that went astray
-	rereads   rereads             // what other hosts' hints ask for; see reread.go
+	unsettled   queue[addr.Machine] // machines whose record is to be read again; see settle.go
+	changedHome queue[addr.Block]   // blocks that this host was given, or gave away; see home.go
+	hints       queue[hint]         // for other hosts; see hint.go
+	astray      *rate.Limiter       // of hints about packets that went astray
+	rereads     rereads             // what other hosts' hints ask for; see reread.go
 	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied. Each holds one wish.
 	leaseWanted, appliedWanted chan struct{}
 	appliedLater               bool // appliedWanted is going to be asked for; guarded by mu
@@ -124,6 +125,8 @@ type Map struct {
 	local     map[addr.Machine]Local
 	byName    map[string]addr.Machine // of local machines that hold a name here
 	allocator *addr.Allocator
+	complete  map[addr.Block]uint64   // blocks that this host was given and has Locals for, at that epoch
+	waiting   map[addr.Block]struct{} // blocks of this host that nothing is issued from yet
 	fleet     fleetView
 	state     HostState // of this host's record, as fleet has or had it
 	database  Database  // the truth's record of itself
@@ -145,6 +148,8 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		appliedWanted: make(chan struct{}, 1),
 		local:         make(map[addr.Machine]Local),
 		byName:        make(map[string]addr.Machine),
+		complete:      make(map[addr.Block]uint64),
+		waiting:       make(map[addr.Block]struct{}),
 		allocator:     addr.NewAllocator(addr.AllocatorOptions{Now: o.Now}),
 		fleet:         newFleetView(),
 		state:         Joined,
@@ -172,6 +177,9 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	}
 	if err := m.restoreTruth(ctx); err != nil {
 		return nil, fmt.Errorf("restore this host's machines: %w", err)
+	}
+	if err := m.restoreHomes(ctx); err != nil {
+		return nil, fmt.Errorf("restore this host's blocks: %w", err)
 	}
 	_, err = m.catchUp(ctx)
 	if errors.Is(err, nat.ErrFull) { // for what this host knows of others; its own machines are better served than not
@@ -208,7 +216,8 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
-		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.sweep, m.publishApplied, m.stayAlive, m.tellStore,
+		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.keepHomes, m.sweep, m.publishApplied, m.stayAlive,
+		m.tellStore,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

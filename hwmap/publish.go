@@ -11,18 +11,19 @@ import (
 type stored struct {
 	key    Entry
 	block  Entry
+	self   Entry    // this host's own record
 	record *Machine // nil: there is none
 }
 
 // read reads a machine's record from the store, and not from the watch, which may be behind.
 // Errors: ErrUnavailable, errMalformed.
 func (m *Map) read(ctx context.Context, number addr.Machine) (stored, error) {
-	e, err := m.Fleet.Get(ctx, machineKey(number), blockKey(number.Block()))
+	e, err := m.Fleet.Get(ctx, machineKey(number), blockKey(number.Block()), hostKey(m.Self.ID))
 	if err != nil {
 		return stored{}, err
 	}
 	r, err := optional[Machine](e[0])
-	return stored{key: e[0], block: e[1], record: r}, err
+	return stored{key: e[0], block: e[1], self: e[2], record: r}, err
 }
 
 // replace makes r the machine's record; nil deletes it. The condition is that it is still as it was read, so whatever is on
@@ -37,7 +38,11 @@ func (m *Map) replace(ctx context.Context, s stored, r *Machine) (Revision, erro
 		if err := m.checkBlock(s.block); err != nil {
 			return 0, err
 		}
-		t.If = append(t.If, Condition{Key: s.block.Key, ModRevision: s.block.ModRevision})
+		// And to this host: one that goes from the fleet must leave nothing that points at it.
+		if _, err := m.mayOwn(s.self); err != nil {
+			return 0, err
+		}
+		t.If = append(t.If, s.block.unchanged(), s.self.unchanged())
 	}
 	return m.Fleet.Commit(ctx, t)
 }

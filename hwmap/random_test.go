@@ -14,8 +14,9 @@ import (
 	"ip6d/hwmap"
 )
 
-// Random calls by random callers on three hosts, with steps that fail, answers that are lost, daemons that die and hosts
-// that reboot. At every moment one host at most delivers a machine; and when the faults end, all converges.
+// Random calls by random callers on three hosts, which are cordoned and hand over their blocks too, with steps that fail,
+// answers that are lost, daemons that die and hosts that reboot. At every moment one host at most delivers a machine; and when
+// the faults end, all converges.
 // IP6D_SEEDS=FIRST-LAST chooses the seeds.
 func TestRandomCallsAndFaultsConverge(t *testing.T) {
 	first, last := uint64(1), uint64(40)
@@ -75,6 +76,9 @@ func runRandom(t *testing.T, seed uint64) {
 			s.start()
 		}
 		f.check(f.owners())
+		for host := range f.servers {
+			f.leftBehind(host)
+		}
 	}
 }
 
@@ -97,6 +101,11 @@ func (f *fleet) randomCall(intn func(int) int) {
 			_, err := m.Create(ctx, name, 7)
 			return err
 		},
+	}
+	if intn(6) == 0 {
+		calls = []func(context.Context, *hwmap.Map) error{
+			about((*hwmap.Map).Cordon, other), about((*hwmap.Map).Uncordon, other), about((*hwmap.Map).Uncordon, host), handOver(0), handOver(other),
+		}
 	}
 	_ = f.call(host, calls[intn(len(calls))])
 	time.Sleep(time.Duration(intn(3000)) * time.Millisecond)

@@ -141,8 +141,10 @@ func (m *Map) applyWritten(ctx context.Context, written []Entry) error {
 		return e.ModRevision <= max(m.fleet.revision, m.fleet.ahead[e.Key]) // the watch was faster
 	})
 	err := m.apply(news)
-	for _, e := range news {
-		m.fleet.ahead[e.Key] = e.ModRevision
+	if err == nil { // else whoever repeats it applies it again
+		for _, e := range news {
+			m.fleet.ahead[e.Key] = e.ModRevision
+		}
 	}
 	m.mu.Unlock()
 	if err != nil {

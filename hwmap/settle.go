@@ -45,8 +45,11 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 	}
 	defer unlock()
 	l, known := m.lookup(number)
-	if !known || m.trusted() != nil { // who accepts it has all of them settled
+	if m.trusted() != nil { // who accepts it has all of them settled
 		return nil
+	}
+	if !known {
+		return m.settleUnknown(ctx, number)
 	}
 	s, err := m.read(ctx, number)
 	if errors.Is(err, errMalformed) {
@@ -118,9 +121,10 @@ func (m *Map) settleHere(ctx context.Context, l Local, s stored) error {
 // sweepPause is how often quarantines are looked at.
 const sweepPause = 10 * time.Second
 
-// sweep frees the ids whose quarantine has passed.
+// sweep frees the ids whose quarantine has passed, one by one or by the block.
 func (m *Map) sweep(ctx context.Context) error {
 	for {
+		m.issueFromWaiting()
 		for _, number := range m.localInState(Quarantined) {
 			if err := m.release(ctx, number); err != nil && ctx.Err() == nil {
 				m.Logger.Warn("id not freed, trying again", "machine", number, "error", err)

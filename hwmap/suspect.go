@@ -243,6 +243,7 @@ func (m *Map) AcceptDatabase(ctx context.Context) (Accepted, error) {
 		m.unsettled.add(number)
 	}
 	m.mu.Unlock()
+	m.changedHome.add(m.unkeptHomes()...)
 	wish(m.leaseWanted)
 	return a, nil
 }

@@ -16,8 +16,10 @@ type fleetView struct {
 
 	stateAt Revision // of the record that this host's own state is of; 0: not known
 
-	lost  map[addr.Block]struct{} // this host's blocks whose records have gone from the store
-	ahead map[Key]Revision        // of records that were read upon a hint or written, while it is above revision
+	lost     map[addr.Block]struct{} // this host's blocks whose records have gone from the store
+	unrouted map[addr.Block]struct{} // blocks whose home changed, and not all entries of their machines with it
+
+	ahead map[Key]Revision // of records that were read upon a hint or written, while it is above revision
 
 	following bool  // whether the store is being watched
 	err       error // why not
@@ -29,6 +31,7 @@ func newFleetView() fleetView {
 		blocks:   make(map[addr.Block]Block),
 		machines: make(map[addr.Machine]Machine),
 		lost:     make(map[addr.Block]struct{}),
+		unrouted: make(map[addr.Block]struct{}),
 		ahead:    make(map[Key]Revision),
 	}
 }

@@ -480,6 +480,149 @@ func (x *UncordonHostResponse) GetHost() *Host {
 	return nil
 }
 
+type HandOverBlocksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new home, a name or an id in decimal; empty: for each block, the host that has the fewest.
+	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverBlocksRequest) Reset() {
+	*x = HandOverBlocksRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverBlocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverBlocksRequest) ProtoMessage() {}
+
+func (x *HandOverBlocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverBlocksRequest.ProtoReflect.Descriptor instead.
+func (*HandOverBlocksRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HandOverBlocksRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// HandedOverBlock is a block and its new home.
+type HandedOverBlock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Block         uint32                 `protobuf:"varint,1,opt,name=block,proto3" json:"block,omitempty"`
+	Home          uint32                 `protobuf:"varint,2,opt,name=home,proto3" json:"home,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandedOverBlock) Reset() {
+	*x = HandedOverBlock{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandedOverBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandedOverBlock) ProtoMessage() {}
+
+func (x *HandedOverBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandedOverBlock.ProtoReflect.Descriptor instead.
+func (*HandedOverBlock) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HandedOverBlock) GetBlock() uint32 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *HandedOverBlock) GetHome() uint32 {
+	if x != nil {
+		return x.Home
+	}
+	return 0
+}
+
+type HandOverBlocksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What this call handed over.
+	Blocks        []*HandedOverBlock `protobuf:"bytes,1,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverBlocksResponse) Reset() {
+	*x = HandOverBlocksResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverBlocksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverBlocksResponse) ProtoMessage() {}
+
+func (x *HandOverBlocksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverBlocksResponse.ProtoReflect.Descriptor instead.
+func (*HandOverBlocksResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HandOverBlocksResponse) GetBlocks() []*HandedOverBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -488,7 +631,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +643,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +656,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 // Drop is one reason why packets were dropped.
@@ -529,7 +672,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +684,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +697,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Drop) GetReason() string {
@@ -586,7 +729,7 @@ type GetDropsRequest struct {
 
 func (x *GetDropsRequest) Reset() {
 	*x = GetDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +741,7 @@ func (x *GetDropsRequest) String() string {
 func (*GetDropsRequest) ProtoMessage() {}
 
 func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +754,7 @@ func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
 func (*GetDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 type GetDropsResponse struct {
@@ -626,7 +769,7 @@ type GetDropsResponse struct {
 
 func (x *GetDropsResponse) Reset() {
 	*x = GetDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +781,7 @@ func (x *GetDropsResponse) String() string {
 func (*GetDropsResponse) ProtoMessage() {}
 
 func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +794,7 @@ func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
 func (*GetDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetDropsResponse) GetDrops() []*Drop {
@@ -682,7 +825,7 @@ type MonitorDropsRequest struct {
 
 func (x *MonitorDropsRequest) Reset() {
 	*x = MonitorDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +837,7 @@ func (x *MonitorDropsRequest) String() string {
 func (*MonitorDropsRequest) ProtoMessage() {}
 
 func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +850,7 @@ func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MonitorDropsRequest) GetReasons() []string {
@@ -744,7 +887,7 @@ type MonitorDropsResponse struct {
 
 func (x *MonitorDropsResponse) Reset() {
 	*x = MonitorDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +899,7 @@ func (x *MonitorDropsResponse) String() string {
 func (*MonitorDropsResponse) ProtoMessage() {}
 
 func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +912,7 @@ func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MonitorDropsResponse) GetDrop() *DropEvent {
@@ -801,7 +944,7 @@ type MissedDrops struct {
 
 func (x *MissedDrops) Reset() {
 	*x = MissedDrops{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +956,7 @@ func (x *MissedDrops) String() string {
 func (*MissedDrops) ProtoMessage() {}
 
 func (x *MissedDrops) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +969,7 @@ func (x *MissedDrops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissedDrops.ProtoReflect.Descriptor instead.
 func (*MissedDrops) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MissedDrops) GetSampled() uint64 {
@@ -877,7 +1020,7 @@ type DropEvent struct {
 
 func (x *DropEvent) Reset() {
 	*x = DropEvent{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1032,7 @@ func (x *DropEvent) String() string {
 func (*DropEvent) ProtoMessage() {}
 
 func (x *DropEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1045,7 @@ func (x *DropEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropEvent.ProtoReflect.Descriptor instead.
 func (*DropEvent) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DropEvent) GetTime() *timestamppb.Timestamp {
@@ -1014,7 +1157,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1169,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1182,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -1167,7 +1310,7 @@ type MapFill struct {
 
 func (x *MapFill) Reset() {
 	*x = MapFill{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1322,7 @@ func (x *MapFill) String() string {
 func (*MapFill) ProtoMessage() {}
 
 func (x *MapFill) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1335,7 @@ func (x *MapFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapFill.ProtoReflect.Descriptor instead.
 func (*MapFill) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MapFill) GetMap() string {
@@ -1244,7 +1387,14 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x13UncordonHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"9\n" +
 	"\x14UncordonHostResponse\x12!\n" +
-	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"\x12\n" +
+	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"'\n" +
+	"\x15HandOverBlocksRequest\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\";\n" +
+	"\x0fHandedOverBlock\x12\x14\n" +
+	"\x05block\x18\x01 \x01(\rR\x05block\x12\x12\n" +
+	"\x04home\x18\x02 \x01(\rR\x04home\"J\n" +
+	"\x16HandOverBlocksResponse\x120\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x18.ip6d.v1.HandedOverBlockR\x06blocks\"\x12\n" +
 	"\x10GetStatusRequest\"R\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
@@ -1306,13 +1456,14 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\aMapFill\x12\x10\n" +
 	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size2\x90\x04\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\xe3\x04\n" +
 	"\vHostService\x12G\n" +
 	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\n" +
 	"CordonHost\x12\x1a.ip6d.v1.CordonHostRequest\x1a\x1b.ip6d.v1.CordonHostResponse\x12K\n" +
-	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12G\n" +
+	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12Q\n" +
+	"\x0eHandOverBlocks\x12\x1e.ip6d.v1.HandOverBlocksRequest\x1a\x1f.ip6d.v1.HandOverBlocksResponse\x12G\n" +
 	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponse\"\x03\x90\x02\x01\x12D\n" +
 	"\bGetDrops\x12\x18.ip6d.v1.GetDropsRequest\x1a\x19.ip6d.v1.GetDropsResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\fMonitorDrops\x12\x1c.ip6d.v1.MonitorDropsRequest\x1a\x1d.ip6d.v1.MonitorDropsResponse\"\x03\x90\x02\x010\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
@@ -1329,63 +1480,69 @@ func file_ip6d_v1_host_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_host_proto_rawDescData
 }
 
-var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_ip6d_v1_host_proto_goTypes = []any{
-	(*Host)(nil),                  // 0: ip6d.v1.Host
-	(*ListHostsRequest)(nil),      // 1: ip6d.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),     // 2: ip6d.v1.ListHostsResponse
-	(*GetHostRequest)(nil),        // 3: ip6d.v1.GetHostRequest
-	(*GetHostResponse)(nil),       // 4: ip6d.v1.GetHostResponse
-	(*CordonHostRequest)(nil),     // 5: ip6d.v1.CordonHostRequest
-	(*CordonHostResponse)(nil),    // 6: ip6d.v1.CordonHostResponse
-	(*UncordonHostRequest)(nil),   // 7: ip6d.v1.UncordonHostRequest
-	(*UncordonHostResponse)(nil),  // 8: ip6d.v1.UncordonHostResponse
-	(*GetStatusRequest)(nil),      // 9: ip6d.v1.GetStatusRequest
-	(*Drop)(nil),                  // 10: ip6d.v1.Drop
-	(*GetDropsRequest)(nil),       // 11: ip6d.v1.GetDropsRequest
-	(*GetDropsResponse)(nil),      // 12: ip6d.v1.GetDropsResponse
-	(*MonitorDropsRequest)(nil),   // 13: ip6d.v1.MonitorDropsRequest
-	(*MonitorDropsResponse)(nil),  // 14: ip6d.v1.MonitorDropsResponse
-	(*MissedDrops)(nil),           // 15: ip6d.v1.MissedDrops
-	(*DropEvent)(nil),             // 16: ip6d.v1.DropEvent
-	(*GetStatusResponse)(nil),     // 17: ip6d.v1.GetStatusResponse
-	(*MapFill)(nil),               // 18: ip6d.v1.MapFill
-	nil,                           // 19: ip6d.v1.GetStatusResponse.MachinesEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Host)(nil),                   // 0: ip6d.v1.Host
+	(*ListHostsRequest)(nil),       // 1: ip6d.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),      // 2: ip6d.v1.ListHostsResponse
+	(*GetHostRequest)(nil),         // 3: ip6d.v1.GetHostRequest
+	(*GetHostResponse)(nil),        // 4: ip6d.v1.GetHostResponse
+	(*CordonHostRequest)(nil),      // 5: ip6d.v1.CordonHostRequest
+	(*CordonHostResponse)(nil),     // 6: ip6d.v1.CordonHostResponse
+	(*UncordonHostRequest)(nil),    // 7: ip6d.v1.UncordonHostRequest
+	(*UncordonHostResponse)(nil),   // 8: ip6d.v1.UncordonHostResponse
+	(*HandOverBlocksRequest)(nil),  // 9: ip6d.v1.HandOverBlocksRequest
+	(*HandedOverBlock)(nil),        // 10: ip6d.v1.HandedOverBlock
+	(*HandOverBlocksResponse)(nil), // 11: ip6d.v1.HandOverBlocksResponse
+	(*GetStatusRequest)(nil),       // 12: ip6d.v1.GetStatusRequest
+	(*Drop)(nil),                   // 13: ip6d.v1.Drop
+	(*GetDropsRequest)(nil),        // 14: ip6d.v1.GetDropsRequest
+	(*GetDropsResponse)(nil),       // 15: ip6d.v1.GetDropsResponse
+	(*MonitorDropsRequest)(nil),    // 16: ip6d.v1.MonitorDropsRequest
+	(*MonitorDropsResponse)(nil),   // 17: ip6d.v1.MonitorDropsResponse
+	(*MissedDrops)(nil),            // 18: ip6d.v1.MissedDrops
+	(*DropEvent)(nil),              // 19: ip6d.v1.DropEvent
+	(*GetStatusResponse)(nil),      // 20: ip6d.v1.GetStatusResponse
+	(*MapFill)(nil),                // 21: ip6d.v1.MapFill
+	nil,                            // 22: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*timestamppb.Timestamp)(nil),  // 23: google.protobuf.Timestamp
 }
 var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
 	0,  // 1: ip6d.v1.GetHostResponse.host:type_name -> ip6d.v1.Host
 	0,  // 2: ip6d.v1.CordonHostResponse.host:type_name -> ip6d.v1.Host
 	0,  // 3: ip6d.v1.UncordonHostResponse.host:type_name -> ip6d.v1.Host
-	10, // 4: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
-	15, // 5: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	16, // 6: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
-	15, // 7: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	20, // 8: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
-	0,  // 9: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	19, // 10: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	10, // 11: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	18, // 12: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
-	1,  // 13: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
-	3,  // 14: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
-	5,  // 15: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
-	7,  // 16: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
-	9,  // 17: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	11, // 18: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
-	13, // 19: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
-	2,  // 20: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4,  // 21: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	6,  // 22: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
-	8,  // 23: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
-	17, // 24: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	12, // 25: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
-	14, // 26: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 4: ip6d.v1.HandOverBlocksResponse.blocks:type_name -> ip6d.v1.HandedOverBlock
+	13, // 5: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
+	18, // 6: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	19, // 7: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
+	18, // 8: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	23, // 9: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
+	0,  // 10: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
+	22, // 11: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	13, // 12: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	21, // 13: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	1,  // 14: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
+	3,  // 15: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
+	5,  // 16: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
+	7,  // 17: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
+	9,  // 18: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
+	12, // 19: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	14, // 20: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	16, // 21: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 22: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 23: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	6,  // 24: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
+	8,  // 25: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
+	11, // 26: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
+	20, // 27: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	15, // 28: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	17, // 29: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_host_proto_init() }
@@ -1393,14 +1550,14 @@ func file_ip6d_v1_host_proto_init() {
 	if File_ip6d_v1_host_proto != nil {
 		return
 	}
-	file_ip6d_v1_host_proto_msgTypes[13].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_host_proto_rawDesc), len(file_ip6d_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,9 @@ const (
 	// HostServiceUncordonHostProcedure is the fully-qualified name of the HostService's UncordonHost
 	// RPC.
 	HostServiceUncordonHostProcedure = "/ip6d.v1.HostService/UncordonHost"
+	// HostServiceHandOverBlocksProcedure is the fully-qualified name of the HostService's
+	// HandOverBlocks RPC.
+	HostServiceHandOverBlocksProcedure = "/ip6d.v1.HostService/HandOverBlocks"
 	// HostServiceGetStatusProcedure is the fully-qualified name of the HostService's GetStatus RPC.
 	HostServiceGetStatusProcedure = "/ip6d.v1.HostService/GetStatus"
 	// HostServiceGetDropsProcedure is the fully-qualified name of the HostService's GetDrops RPC.
@@ -64,6 +67,12 @@ type HostServiceClient interface {
 	CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error)
 	// UncordonHost lets a host take machines again; it calls a drain off. Errors: as CordonHost.
 	UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error)
+	// HandOverBlocks makes other hosts the home of the blocks of the host that is asked, which is cordoned or draining. What it
+	// could not hand over before an error stays; the same again hands over what is left. invalid_argument: the target is this
+	// host. not_found: there is no such host. failed_precondition: this host still takes machines, or has one of a block that
+	// has never left it, or that is migrating; the target takes no machines; or the host is standalone. aborted, unavailable:
+	// something changed meanwhile, or the fleet's store did not say what came of it; repeat it.
+	HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
 	// GetDrops returns how many packets the datapath has refused, for every reason.
@@ -112,6 +121,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
 			connect.WithClientOptions(opts...),
 		),
+		handOverBlocks: connect.NewClient[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse](
+			httpClient,
+			baseURL+HostServiceHandOverBlocksProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("HandOverBlocks")),
+			connect.WithClientOptions(opts...),
+		),
 		getStatus: connect.NewClient[v1.GetStatusRequest, v1.GetStatusResponse](
 			httpClient,
 			baseURL+HostServiceGetStatusProcedure,
@@ -138,13 +153,14 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // hostServiceClient implements HostServiceClient.
 type hostServiceClient struct {
-	listHosts    *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
-	getHost      *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
-	cordonHost   *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
-	uncordonHost *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
-	getStatus    *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
-	getDrops     *connect.Client[v1.GetDropsRequest, v1.GetDropsResponse]
-	monitorDrops *connect.Client[v1.MonitorDropsRequest, v1.MonitorDropsResponse]
+	listHosts      *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
+	getHost        *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
+	cordonHost     *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
+	uncordonHost   *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
+	handOverBlocks *connect.Client[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse]
+	getStatus      *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	getDrops       *connect.Client[v1.GetDropsRequest, v1.GetDropsResponse]
+	monitorDrops   *connect.Client[v1.MonitorDropsRequest, v1.MonitorDropsResponse]
 }
 
 // ListHosts calls ip6d.v1.HostService.ListHosts.
@@ -165,6 +181,11 @@ func (c *hostServiceClient) CordonHost(ctx context.Context, req *connect.Request
 // UncordonHost calls ip6d.v1.HostService.UncordonHost.
 func (c *hostServiceClient) UncordonHost(ctx context.Context, req *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error) {
 	return c.uncordonHost.CallUnary(ctx, req)
+}
+
+// HandOverBlocks calls ip6d.v1.HostService.HandOverBlocks.
+func (c *hostServiceClient) HandOverBlocks(ctx context.Context, req *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
+	return c.handOverBlocks.CallUnary(ctx, req)
 }
 
 // GetStatus calls ip6d.v1.HostService.GetStatus.
@@ -195,6 +216,12 @@ type HostServiceHandler interface {
 	CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error)
 	// UncordonHost lets a host take machines again; it calls a drain off. Errors: as CordonHost.
 	UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error)
+	// HandOverBlocks makes other hosts the home of the blocks of the host that is asked, which is cordoned or draining. What it
+	// could not hand over before an error stays; the same again hands over what is left. invalid_argument: the target is this
+	// host. not_found: there is no such host. failed_precondition: this host still takes machines, or has one of a block that
+	// has never left it, or that is migrating; the target takes no machines; or the host is standalone. aborted, unavailable:
+	// something changed meanwhile, or the fleet's store did not say what came of it; repeat it.
+	HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
 	// GetDrops returns how many packets the datapath has refused, for every reason.
@@ -239,6 +266,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceHandOverBlocksHandler := connect.NewUnaryHandler(
+		HostServiceHandOverBlocksProcedure,
+		svc.HandOverBlocks,
+		connect.WithSchema(hostServiceMethods.ByName("HandOverBlocks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceGetStatusHandler := connect.NewUnaryHandler(
 		HostServiceGetStatusProcedure,
 		svc.GetStatus,
@@ -270,6 +303,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceCordonHostHandler.ServeHTTP(w, r)
 		case HostServiceUncordonHostProcedure:
 			hostServiceUncordonHostHandler.ServeHTTP(w, r)
+		case HostServiceHandOverBlocksProcedure:
+			hostServiceHandOverBlocksHandler.ServeHTTP(w, r)
 		case HostServiceGetStatusProcedure:
 			hostServiceGetStatusHandler.ServeHTTP(w, r)
 		case HostServiceGetDropsProcedure:
@@ -299,6 +334,10 @@ func (UnimplementedHostServiceHandler) CordonHost(context.Context, *connect.Requ
 
 func (UnimplementedHostServiceHandler) UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.UncordonHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.HandOverBlocks is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error) {
