@@ -18,6 +18,7 @@ type Client struct {
 	Migrations ip6dv1connect.MigrationServiceClient
 	Hosts      ip6dv1connect.HostServiceClient
 	Suspects   ip6dv1connect.SuspectServiceClient
+	Databases  ip6dv1connect.DatabaseServiceClient
 
 	http *http.Client
 }
@@ -42,6 +43,7 @@ func newClient(url string, transport *http.Transport) *Client {
 		Migrations: ip6dv1connect.NewMigrationServiceClient(h, url),
 		Hosts:      ip6dv1connect.NewHostServiceClient(h, url),
 		Suspects:   ip6dv1connect.NewSuspectServiceClient(h, url),
+		Databases:  ip6dv1connect.NewDatabaseServiceClient(h, url),
 		http:       h,
 	}
 }

@@ -24,6 +24,7 @@ var meanings = []struct {
 	{host.ErrOwnNamespace, connect.CodeInvalidArgument},
 	{hwmap.ErrUnknownMachine, connect.CodeNotFound},
 	{hwmap.ErrUnknownHost, connect.CodeNotFound},
+	{hwmap.ErrUnknownDatabase, connect.CodeNotFound},
 	{hwmap.ErrNameTaken, connect.CodeAlreadyExists},
 	{addr.ErrExhausted, connect.CodeResourceExhausted},
 	{nat.ErrFull, connect.CodeResourceExhausted},
@@ -46,6 +47,7 @@ var meanings = []struct {
 	{hwmap.ErrUnavailable, connect.CodeUnavailable},
 	// Every call can be repeated, so an unknown outcome is one that a repetition finds out.
 	{hwmap.ErrInDoubt, connect.CodeUnavailable},
+	{hwmap.ErrCorrupt, connect.CodeDataLoss},
 	{context.Canceled, connect.CodeCanceled},
 }
 

@@ -43,7 +43,8 @@ func TestAnErrorHasThePromisedCodeAndItsOwnText(t *testing.T) {
 		{hwmap.ErrLagging, connect.CodeDeadlineExceeded},
 		{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
 		{context.Canceled, connect.CodeCanceled},
-		{hwmap.ErrCorrupt, connect.CodeInternal},
+		{hwmap.ErrCorrupt, connect.CodeDataLoss},
+		{hwmap.ErrUnknownDatabase, connect.CodeNotFound},
 		{errors.New("anything else"), connect.CodeInternal},
 	} {
 		wrapped := fmt.Errorf("attach %q: %w", "web1", c.err)

@@ -26,6 +26,8 @@ type HandlerOptions struct {
 	Datapath Datapath
 	Events   *nat.Feed // of what Datapath refuses
 
+	Databases []Database // of this host
+
 	// Firewall says which rules of the host's firewall stop what the datapath needs. nil: nobody looks.
 	Firewall func() []string
 
@@ -43,8 +45,8 @@ type Datapath interface {
 	Fill() []nat.Fill
 }
 
-// NewHandler serves MachineService, MigrationService, SuspectService and HostService: what an orchestrator may do. Whoever reaches it
-// may do all of it, so it belongs on a socket that only the orchestrator can open.
+// NewHandler serves MachineService, MigrationService, SuspectService, DatabaseService and HostService: what an orchestrator
+// may do. Whoever reaches it may do all of it, so it belongs on a socket that only the orchestrator can open.
 func NewHandler(o HandlerOptions) http.Handler {
 	limit := connect.WithReadMaxBytes(maxMessage)
 	if o.Logger != nil {
@@ -54,6 +56,7 @@ func NewHandler(o HandlerOptions) http.Handler {
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit))
 	mux.Handle(ip6dv1connect.NewSuspectServiceHandler(&suspectServer{o.Map}, limit))
+	mux.Handle(ip6dv1connect.NewDatabaseServiceHandler(NewDatabaseService(o.Databases...), limit))
 	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))

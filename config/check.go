@@ -40,7 +40,8 @@ func (f File) Check(s Surroundings) (Config, error) {
 		BPFDir:     c.path("bpf_dir", f.BPFDir, DefaultBPFDir),
 		Cluster:    c.cluster(f.Store.Cluster),
 		Sizes:      c.sizes(f.Sizes),
-		Quarantine: c.quarantine(f.Quarantine),
+		Quarantine: c.duration("quarantine", f.Quarantine, DefaultQuarantine, "1h or 90s"),
+		Slow:       c.duration("database.slow", f.Database.Slow, DefaultSlow, "100ms or 2s"),
 		Metrics:    c.metrics(f.Metrics),
 		LogLevel:   c.logLevel(f.LogLevel),
 	}
@@ -287,13 +288,13 @@ func (c *checker) sizes(f Sizes) nat.Sizes {
 	}
 }
 
-func (c *checker) quarantine(text string) time.Duration {
+func (c *checker) duration(field, text string, otherwise time.Duration, such string) time.Duration {
 	if text == "" {
-		return DefaultQuarantine
+		return otherwise
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
-		c.wrong("quarantine", text, "must be a duration above zero, such as 1h or 90s")
+		c.wrong(field, text, "must be a duration above zero, such as "+such)
 	}
 	return d
 }

@@ -45,6 +45,7 @@ type Config struct {
 
 	Sizes      nat.Sizes     // of the kernel's maps
 	Quarantine time.Duration // before the id of a destroyed machine is used again
+	Slow       time.Duration // what takes longer in the databases and the store is counted and logged
 	LogLevel   slog.Level
 }
 
@@ -60,6 +61,7 @@ const (
 	DefaultWireGuard  = "ip6dwg" // the device
 	DefaultMTU        = host.DefaultWireGuardMTU
 	DefaultQuarantine = time.Hour
+	DefaultSlow       = 100 * time.Millisecond
 
 	defaultHost addr.Host = 1 // standalone only
 	defaultCell addr.Cell = 1

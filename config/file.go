@@ -27,6 +27,7 @@ type File struct {
 	Store      Store    `yaml:"store,omitempty"`
 	Sizes      Sizes    `yaml:"sizes,omitempty"`
 	Quarantine string   `yaml:"quarantine,omitempty"`
+	Database   Database `yaml:"database,omitempty"`
 	Metrics    string   `yaml:"metrics,omitempty"`
 	LogLevel   string   `yaml:"log_level,omitempty"`
 }
@@ -71,6 +72,11 @@ type Sizes struct {
 	Machines string `yaml:"machines,omitempty"`
 	Blocks   string `yaml:"blocks,omitempty"`
 	Hosts    string `yaml:"hosts,omitempty"`
+}
+
+// Database is about the databases in StateDir.
+type Database struct {
+	Slow string `yaml:"slow,omitempty"`
 }
 
 // ReadFile reads the YAML file at path. Its errors name the path, and the line where there is one. They wrap

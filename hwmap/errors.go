@@ -37,6 +37,9 @@ var (
 	// ErrUnknownHost: no host of that name or id is known to this host.
 	ErrUnknownHost = errors.New("unknown host")
 
+	// ErrUnknownDatabase: this host has no database of that name.
+	ErrUnknownDatabase = errors.New("unknown database")
+
 	// ErrNameTaken: a machine of that name exists in another network.
 	ErrNameTaken = errors.New("name is taken")
 

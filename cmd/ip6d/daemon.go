@@ -28,6 +28,8 @@ type daemon struct {
 
 	truth, fleet, cache hwmap.Store // standalone, the fleet's store is the truth and there is no cache
 	witness             *witness.File
+	databases           []api.Database
+	operations          *operations // on the stores
 	kernel              kernelSide
 	hwmap               *hwmap.Map
 	events              nat.Feed
@@ -126,7 +128,7 @@ func (d *daemon) listen(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", api.NewHandler(api.HandlerOptions{
 		Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Datapath: d.kernel.datapath, Events: &d.events,
-		Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log,
+		Databases: d.databases, Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log,
 	}))
 	metrics := d.metricsHandler()
 	mux.Handle(metricsPath, metrics)

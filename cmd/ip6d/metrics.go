@@ -108,7 +108,8 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 // metricsHandler serves the daemon's metrics.
 func (d *daemon) metricsHandler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newMetrics(d.kernel.datapath, d.hwmap.Status, version()))
+	registry.MustRegister(newMetrics(d.kernel.datapath, d.hwmap.Status, version()), newDatabaseMetrics(d.databases))
+	registry.MustRegister(d.operations.collectors()...)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)})
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"ip6d/api"
 	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
 	"ip6d/hwmap/etcd"
@@ -17,39 +18,61 @@ import (
 // openStores opens the databases and the fleet's store. On the first start of a host the store must answer before
 // anything is made.
 func (d *daemon) openStores(ctx context.Context) error {
-	truth := filepath.Join(d.config.StateDir, "host.db")
-	cache := filepath.Join(d.config.StateDir, "map.db")
+	const truth, cache = "host.db", "map.db"
+	d.operations = newOperations(d.config.Slow, d.log)
 	if !d.config.Standalone() {
-		fleet, err := etcd.Open(ctx, etcd.Options{Endpoints: d.config.Endpoints, Cluster: d.config.Cluster, Logger: d.log})
+		fleet, err := etcd.Open(ctx, etcd.Options{Endpoints: d.config.Endpoints, Cluster: d.config.Cluster, Logger: d.log, Observe: d.operations.ofStore()})
 		if err != nil {
 			return err
 		}
 		d.opened(fleet.Close)
 		d.fleet = fleet
-		if _, err := os.Stat(cache); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(d.config.StateDir, cache)); errors.Is(err, fs.ErrNotExist) {
 			if _, err := fleet.ID(ctx); err != nil {
 				return fmt.Errorf("%w; a host needs the store when it first starts: check store.endpoints %v", err, d.config.Endpoints)
 			}
 		}
 	}
-	opened, err := bolt.Open(bolt.Options{Path: truth, Logger: d.log})
+	opened, err := d.openDatabase(truth)
 	if err != nil {
 		return err
 	}
-	d.opened(opened.Close)
-	d.truth, d.witness = opened, witness.New(truth+".witness")
+	d.truth, d.witness = opened, witness.New(filepath.Join(d.config.StateDir, truth+".witness"))
 	d.opened(d.witness.Close)
 	if d.config.Standalone() {
 		d.fleet = opened
 		return nil
 	}
-	if opened, err = bolt.Open(bolt.Options{Path: cache, Logger: d.log}); err != nil {
+	if opened, err = d.openDatabase(cache); err != nil {
 		return fmt.Errorf("%w (this one holds only what the fleet's store has too, and can be removed)", err)
 	}
-	d.opened(opened.Close)
 	d.cache = opened
 	return nil
 }
+
+// openDatabase opens the database of that name in the state directory, which the daemon then takes care of.
+func (d *daemon) openDatabase(name string) (*bolt.Store, error) {
+	path := filepath.Join(d.config.StateDir, name)
+	observe, slow := d.operations.ofDatabase(name)
+	s, err := bolt.Open(bolt.Options{Path: path, Logger: d.log, Observe: observe})
+	if err != nil {
+		return nil, err
+	}
+	d.opened(s.Close)
+	d.databases = append(d.databases, api.Database{Name: name, Path: path, Store: s, Slow: slow})
+	d.tasks = append(d.tasks, compactionTask{s, name})
+	return s, nil
+}
+
+// compactionTask compacts a database when it is due.
+type compactionTask struct {
+	*bolt.Store
+	name string
+}
+
+func (t compactionTask) String() string { return "compaction of " + t.name }
+
+func (compactionTask) Ready() <-chan struct{} { return readyAtOnce() }
 
 // checkOwner refuses a database that other settings made, before the datapath is touched: packets flow by what is there.
 func (d *daemon) checkOwner(ctx context.Context) error {

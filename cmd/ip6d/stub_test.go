@@ -8,8 +8,11 @@ import (
 	"net/http"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"ip6d/api"
 	ip6dv1 "ip6d/api/ip6d/v1"
@@ -22,9 +25,11 @@ type stub struct {
 	ip6dv1connect.UnimplementedMigrationServiceHandler
 	ip6dv1connect.UnimplementedHostServiceHandler
 	ip6dv1connect.UnimplementedSuspectServiceHandler
+	ip6dv1connect.UnimplementedDatabaseServiceHandler
 
 	outcome ip6dv1.Outcome
-	refuse  error // what every call fails with
+	problem string // of the database map.db
+	refuse  error  // what every call fails with
 	asked   any
 
 	drops   []*ip6dv1.GetDropsResponse // one after the other, the last again and again
@@ -121,6 +126,32 @@ func (s *stub) AcceptDatabase(_ context.Context, q *connect.Request[ip6dv1.Accep
 	return reply(s, q, &ip6dv1.AcceptDatabaseResponse{Reason: "it is older", FrozenBlocks: []uint32{0, 1}})
 }
 
+func (s *stub) GetDatabaseStats(_ context.Context, q *connect.Request[ip6dv1.GetDatabaseStatsRequest]) (*connect.Response[ip6dv1.GetDatabaseStatsResponse], error) {
+	return reply(s, q, &ip6dv1.GetDatabaseStatsResponse{Databases: []*ip6dv1.DatabaseStats{{
+		Database: "host.db", Path: "/var/lib/ip6d/host.db", Size: 3 << 20, PageSize: 4096, Pages: 600, FreePages: 256,
+		Records: map[string]uint64{"local/machines": 20, "history": 640}, Revision: 9007199254740993, Commits: 70, Writes: 7, Slow: 2, Compacted: compacted,
+	}}})
+}
+
+func (s *stub) CheckDatabase(_ context.Context, q *connect.Request[ip6dv1.CheckDatabaseRequest]) (*connect.Response[ip6dv1.CheckDatabaseResponse], error) {
+	sound := &ip6dv1.DatabaseCheck{Database: "host.db", Path: "/var/lib/ip6d/host.db", Pages: 600, FreePages: 256, Records: 660, Revision: 70}
+	broken := &ip6dv1.DatabaseCheck{Database: "map.db", Path: "/var/lib/ip6d/map.db", Problem: s.problem}
+	if s.problem == "" {
+		return reply(s, q, &ip6dv1.CheckDatabaseResponse{Checks: []*ip6dv1.DatabaseCheck{sound}})
+	}
+	return reply(s, q, &ip6dv1.CheckDatabaseResponse{Checks: []*ip6dv1.DatabaseCheck{sound, broken}})
+}
+
+func (s *stub) CompactDatabase(_ context.Context, q *connect.Request[ip6dv1.CompactDatabaseRequest]) (*connect.Response[ip6dv1.CompactDatabaseResponse], error) {
+	return reply(s, q, &ip6dv1.CompactDatabaseResponse{Compactions: []*ip6dv1.Compaction{compacted}})
+}
+
+// compacted is what every stub says of a compaction.
+var compacted = &ip6dv1.Compaction{
+	Database: "host.db", Time: timestamppb.New(time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)), Before: 80 << 20, After: 3 << 20,
+	Took: durationpb.New(2 * time.Second), Pause: durationpb.New(8 * time.Millisecond),
+}
+
 func (s *stub) GetDrops(_ context.Context, q *connect.Request[ip6dv1.GetDropsRequest]) (*connect.Response[ip6dv1.GetDropsResponse], error) {
 	now := s.drops[0]
 	if len(s.drops) > 1 {
@@ -153,6 +184,7 @@ func startStub(t *testing.T, s *stub) (socket string) {
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewHostServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewSuspectServiceHandler(s))
+	mux.Handle(ip6dv1connect.NewDatabaseServiceHandler(s))
 	return serveStub(t, mux)
 }
 

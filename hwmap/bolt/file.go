@@ -38,14 +38,15 @@ func (s *Store) openExisting(f *os.File) error {
 	if found.torn {
 		s.log.Warn("one meta page of the database is damaged; if that was no power loss, the last transaction may be missing", "path", s.path)
 	}
-	if s.file, err = openBolt(f, nil); err != nil {
+	o := &bbolt.Options{ReadOnly: s.readOnly, PreLoadFreelist: true}
+	if s.file, err = openBolt(f, o); err != nil {
 		return err
 	}
-	if err := s.load(); err != nil {
+	if err := s.load(); err != nil || s.readOnly {
 		return err
 	}
 	s.clearUnborn()
-	if found.pages*found.pageSize < compactAtOpen || found.free < found.pages/2 {
+	if s.asItIs || found.pages*found.pageSize < compactAtOpen || found.free < found.pages/2 {
 		return nil
 	}
 	switch _, err := s.Compact(context.Background()); {
@@ -182,14 +183,11 @@ func openEmpty(f *os.File) (*file, error) {
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return openBolt(f, nil)
+	return openBolt(f, &bbolt.Options{})
 }
 
 // openBolt gives f, which is locked and holds a verified or no database, to bbolt, which closes it.
 func openBolt(f *os.File, o *bbolt.Options) (*file, error) {
-	if o == nil {
-		o = &bbolt.Options{}
-	}
 	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
 	o.FreelistType = bbolt.FreelistMapType
 	o.InitialMmapSize = mapSize
@@ -212,7 +210,11 @@ func lock(path string, flag int) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		how := unix.LOCK_EX
+		if flag == os.O_RDONLY {
+			how = unix.LOCK_SH
+		}
+		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				err = fmt.Errorf("%w: another process holds %s; stop it, or use another path", hwmap.ErrLocked, path)
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,9 @@ type Options struct {
 	// CompactFrom is the size of the file in bytes from which Run compacts it. 0: DefaultCompactFrom.
 	CompactFrom int64
 
+	// AsItIs leaves a file that is half empty as it is. Otherwise Open compacts it.
+	AsItIs bool
+
 	// commit writes a transaction; tests put a failing disk here. nil: bbolt's own.
 	commit func(*bbolt.Tx) error
 }
@@ -61,6 +65,8 @@ type Store struct {
 	observe     func(string, time.Duration)
 	commit      func(*bbolt.Tx) error
 	compactFrom int64
+	asItIs      bool
+	readOnly    bool
 	id          string
 
 	closed chan struct{} // closed by Close
@@ -96,6 +102,21 @@ func Open(o Options) (*Store, error) {
 	return s.opened(err)
 }
 
+// OpenReadOnly opens a file that no process writes, to look at it: a backup, or the database of a daemon that is down. It
+// changes nothing, and every write fails. Errors: as those of Open.
+func OpenReadOnly(path string) (*Store, error) {
+	if path == "" {
+		return nil, fmt.Errorf("open database: %w: no path is given", hwmap.ErrUsage)
+	}
+	s := newStore(Options{Path: path})
+	s.readOnly = true
+	f, err := lock(path, os.O_RDONLY)
+	if err == nil {
+		err = s.openExisting(f)
+	}
+	return s.opened(err)
+}
+
 func newStore(o Options) *Store {
 	s := &Store{
 		path:        o.Path,
@@ -103,6 +124,7 @@ func newStore(o Options) *Store {
 		observe:     o.Observe,
 		commit:      o.commit,
 		compactFrom: cmp.Or(o.CompactFrom, DefaultCompactFrom),
+		asItIs:      o.AsItIs,
 		closed:      make(chan struct{}),
 	}
 	if s.commit == nil {

@@ -12,6 +12,7 @@ import (
 // Commit implements hwmap.Store. It returns hwmap.ErrUsage, and writes nothing, when etcd finds t too large: by default it
 // takes at most 128 conditions, 128 writes, and 1.5 MiB in all.
 func (s *Store) Commit(ctx context.Context, t hwmap.Txn) (hwmap.Revision, error) {
+	defer s.timed("commit")()
 	return s.commit(ctx, t, 0)
 }
 

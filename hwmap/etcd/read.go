@@ -30,6 +30,7 @@ func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, erro
 	if len(keys) == 0 {
 		return nil, nil
 	}
+	defer s.timed("get")()
 	var entries []hwmap.Entry
 	err := s.read(ctx, "get", func(ctx context.Context) error {
 		entries = make([]hwmap.Entry, 0, len(keys))
@@ -64,6 +65,7 @@ func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, erro
 
 // List implements hwmap.Store.
 func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwmap.Revision, error) {
+	defer s.timed("list")()
 	var (
 		entries []hwmap.Entry
 		header  *pb.ResponseHeader

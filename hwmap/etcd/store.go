@@ -47,6 +47,9 @@ type Options struct {
 
 	// Logger takes what went wrong without failing a call. nil: nothing is logged.
 	Logger *slog.Logger
+
+	// Observe is told how long each "commit", "get" and "list" took, as its caller saw it. nil: nobody looks.
+	Observe func(operation string, took time.Duration)
 }
 
 // Store is a hwmap.Store in etcd. It is safe for concurrent use.
@@ -154,6 +157,15 @@ func (s *Store) ID(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%016x", h.GetClusterId()), nil
+}
+
+// timed begins to time an operation for Options.Observe, and returns what ends it.
+func (s *Store) timed(operation string) (end func()) {
+	if s.o.Observe == nil {
+		return func() {}
+	}
+	start := time.Now()
+	return func() { s.o.Observe(operation, time.Since(start)) }
 }
 
 func (s *Store) endpoints() string { return strings.Join(s.o.Endpoints, ",") }
