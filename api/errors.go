@@ -36,6 +36,7 @@ var meanings = []struct {
 	{hwmap.ErrCommitted, connect.CodeFailedPrecondition},
 	{hwmap.ErrAttached, connect.CodeFailedPrecondition},
 	{hwmap.ErrStandalone, connect.CodeFailedPrecondition},
+	{hwmap.ErrFenced, connect.CodeFailedPrecondition},
 	{hwmap.ErrClaimed, connect.CodeFailedPrecondition},
 	{hwmap.ErrSuspect, connect.CodeFailedPrecondition},
 	{hwmap.ErrDisagree, connect.CodeFailedPrecondition},

@@ -19,6 +19,8 @@ type fakeDatapath struct {
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
 	witness  nat.Witness
+	dead     map[addr.Host]bool
+	fenced   bool
 	broken   error // what PutMachine fails with
 	lost     nat.EventsLost
 }
@@ -27,6 +29,7 @@ func newFakeDatapath() *fakeDatapath {
 	return &fakeDatapath{
 		ports: make(map[int]addr.Stable), machines: make(map[addr.ID]nat.Machine),
 		moved: make(map[addr.ID]nat.Moved), blocks: make(map[addr.Block]nat.Block),
+		dead: make(map[addr.Host]bool),
 	}
 }
 
@@ -127,6 +130,22 @@ func (d *fakeDatapath) DeleteBlock(_ addr.Cell, b addr.Block) error {
 func (d *fakeDatapath) Blocks() (all []nat.Block, err error) {
 	err = d.locked(func() { all = slices.Collect(maps.Values(d.blocks)) })
 	return all, err
+}
+
+func (d *fakeDatapath) PutDead(h addr.Host) error { return d.locked(func() { d.dead[h] = true }) }
+
+func (d *fakeDatapath) DeleteDead(h addr.Host) error { return d.locked(func() { delete(d.dead, h) }) }
+
+func (d *fakeDatapath) DeadHosts() (all []addr.Host, err error) {
+	err = d.locked(func() { all = slices.Collect(maps.Keys(d.dead)) })
+	return all, err
+}
+
+func (d *fakeDatapath) SetFenced(fenced bool) error { return d.locked(func() { d.fenced = fenced }) }
+
+func (d *fakeDatapath) Fenced() (fenced bool, err error) {
+	err = d.locked(func() { fenced = d.fenced })
+	return fenced, err
 }
 
 // fakePorts makes ports that are numbers.

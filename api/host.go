@@ -53,6 +53,7 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 		HintsSent:   now.HintsSent,
 		HintsHeeded: now.HintsHeeded,
 
+		Fenced:          now.Fenced,
 		DatabaseSuspect: now.DatabaseSuspect,
 	}
 	for _, id := range now.Unknown {

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"time"
 
 	"connectrpc.com/connect"
@@ -53,6 +55,26 @@ func (s *migrationServer) AbortMigration(ctx context.Context, r *connect.Request
 		return nil, answer(err)
 	}
 	return connect.NewResponse(&ip6dv1.AbortMigrationResponse{}), nil
+}
+
+func (s *migrationServer) ClaimMachine(ctx context.Context, r *connect.Request[ip6dv1.ClaimMachineRequest]) (*connect.Response[ip6dv1.ClaimMachineResponse], error) {
+	stable, err := s.parseStable(r.Msg.Stable)
+	if err != nil {
+		return nil, answer(err)
+	}
+	v, err := s.Claim(ctx, r.Msg.Name, addr.Network(r.Msg.Network), stable)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.ClaimMachineResponse{Machine: (&machineServer{s.Map}).message(v)}), nil
+}
+
+func (s *migrationServer) parseStable(text string) (addr.Stable, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return addr.Stable{}, fmt.Errorf("%w: address %q: %w", hwmap.ErrUsage, text, err)
+	}
+	return s.Plan.StableFrom(a)
 }
 
 func outcomeMessage(o hwmap.Outcome) ip6dv1.Outcome {

@@ -18,7 +18,7 @@ import (
 const maxPeerMessage = 1 << 10
 
 // NewPeerHandler serves PeerService, and that alone: what other hosts may ask. It answers hosts of the fleet's map only,
-// by the address they come from, which must be their underlay address.
+// by the address they come from, which must be their underlay address; and no dead one.
 func NewPeerHandler(m *hwmap.Map) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(ip6dv1connect.NewPeerServiceHandler(&peerServer{m}, connect.WithReadMaxBytes(maxPeerMessage)))
@@ -43,9 +43,13 @@ func checkSource(m *hwmap.Map, remote string) error {
 		return fmt.Errorf("caller's address %q: %w", remote, err)
 	}
 	for _, h := range m.Hosts() {
-		if h.Underlay == source.Addr() && h.ID != m.Self.ID {
-			return nil
+		if h.Underlay != source.Addr() || h.ID == m.Self.ID {
+			continue
 		}
+		if h.State == hwmap.Dead {
+			return fmt.Errorf("host %d, at %s, was declared dead", h.ID, h.Underlay)
+		}
+		return nil
 	}
 	return fmt.Errorf("%s is the underlay address of no other host that host %d knows", source.Addr(), m.Self.ID)
 }

@@ -24,13 +24,23 @@ func (f *fleet) check(want map[string]addr.Host) {
 	ids := make(map[addr.Machine]string)
 	for _, host := range slices.Sorted(maps.Keys(f.servers)) {
 		s := f.servers[host]
-		if _, err := f.daemon(host); err != nil {
+		isDead := view.hosts[host].State == hwmap.Dead
+		if _, err := f.daemon(host); err != nil && !isDead {
 			f.t.Error(err)
 			continue
+		} else if err != nil {
+			continue // it is lost
 		}
 		if reason := f.on(host).Status().DatabaseSuspect; reason != "" {
 			f.t.Errorf("host %d: the database is suspect: %s", host, reason)
 		}
+		if fenced, status := s.kernel.closed(), f.on(host).Status(); fenced != isDead || status.Fenced != isDead {
+			f.t.Errorf("host %d: dead is %v, the kernel's maps are fenced %v, and so the daemon says %v", host, isDead, fenced, status.Fenced)
+		}
+		if isDead {
+			continue // what it has is resolved when it is revived
+		}
+		equal(f.t, fmt.Sprintf("host %d: dead hosts", host), view.dead(), s.kernel.deadHosts())
 		locals := s.locals()
 		programs, gotMachines, gotMoved, gotBlocks := s.kernel.content()
 		made, _ := s.devices.content()
@@ -104,7 +114,7 @@ func (f *fleet) check(want map[string]addr.Host) {
 	}
 	equal(f.t, "machines and their hosts", want, owners)
 	for number, r := range view.machines {
-		if name, exists := ids[number]; !r.Destroyed && (!exists || owners[name] != r.Host) {
+		if name, exists := ids[number]; !r.Destroyed && view.hosts[r.Host].State != hwmap.Dead && (!exists || owners[name] != r.Host) {
 			f.t.Errorf("record of a machine that is not there: %+v", r)
 		}
 	}
@@ -139,6 +149,16 @@ func (f *fleet) view() stored {
 		}
 	}
 	return v
+}
+
+// dead returns the dead hosts, by id.
+func (v stored) dead() (dead []addr.Host) {
+	for _, id := range slices.Sorted(maps.Keys(v.hosts)) {
+		if v.hosts[id].State == hwmap.Dead {
+			dead = append(dead, id)
+		}
+	}
+	return dead
 }
 
 // locals is the truth of one server.

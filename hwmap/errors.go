@@ -61,6 +61,9 @@ var (
 	// ErrStandalone: the host belongs to no fleet, so there is nowhere to migrate to.
 	ErrStandalone = errors.New("host is standalone")
 
+	// ErrFenced: this host was declared dead.
+	ErrFenced = errors.New("this host was declared dead")
+
 	// ErrClaimed: another server claimed the host id.
 	ErrClaimed = errors.New("host id is claimed by another server")
 

@@ -14,8 +14,9 @@ import (
 
 // kernel is the kernel's maps of one server, with the rules of nat.Datapath. It survives the daemon, and not a reboot.
 type kernel struct {
-	host addr.Host
-	seen func(nat.Machine) // told of each entry as it is written
+	host  addr.Host
+	seen  func(nat.Machine) // told of each entry as it is written
+	fence func()            // told that everything is stopped
 
 	mu       sync.Mutex // guards all below
 	ports    map[int]addr.Stable
@@ -23,6 +24,8 @@ type kernel struct {
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
 	witness  nat.Witness
+	dead     map[addr.Host]bool
+	fenced   bool
 	room     int // for entries of each kind; 0: enough, below: none
 }
 
@@ -38,6 +41,7 @@ func (k *kernel) reboot() {
 	k.ports, k.machines = make(map[int]addr.Stable), make(map[addr.ID]nat.Machine)
 	k.witness = nat.Witness{}
 	k.moved, k.blocks = make(map[addr.ID]nat.Moved), make(map[addr.Block]nat.Block)
+	k.dead, k.fenced = make(map[addr.Host]bool), false
 }
 
 // content is a copy of what the maps hold.
@@ -113,6 +117,14 @@ func (k *kernel) PutMachine(m nat.Machine) error {
 
 func (k *kernel) write(m nat.Machine) {
 	k.machines[m.ID] = m
+	k.see(m)
+}
+
+// see tells of what packets find: nothing, where everything is stopped.
+func (k *kernel) see(m nat.Machine) {
+	if k.fenced {
+		m = nat.Machine{ID: m.ID}
+	}
 	k.seen(m)
 }
 
@@ -246,6 +258,58 @@ func (f *sideFile) Raise(m hwmap.Mark) error {
 	defer f.mu.Unlock()
 	f.mark = m
 	return nil
+}
+
+func (k *kernel) PutDead(h addr.Host) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if h == 0 || h == k.host {
+		return fmt.Errorf("%w: host %d", nat.ErrInvalid, h)
+	}
+	k.dead[h] = true
+	return nil
+}
+
+func (k *kernel) DeleteDead(h addr.Host) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.dead, h)
+	return nil
+}
+
+func (k *kernel) DeadHosts() ([]addr.Host, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Sorted(maps.Keys(k.dead)), nil
+}
+
+// SetFenced has those be seen that nobody sees while everything is stopped.
+func (k *kernel) SetFenced(fenced bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fenced = fenced; fenced && k.fence != nil {
+		k.fence()
+	}
+	for _, m := range k.machines {
+		k.see(m)
+	}
+	return nil
+}
+
+func (k *kernel) Fenced() (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.fenced, nil
+}
+
+func (k *kernel) deadHosts() []addr.Host {
+	dead, _ := k.DeadHosts()
+	return dead
+}
+
+func (k *kernel) closed() bool {
+	fenced, _ := k.Fenced()
+	return fenced
 }
 
 // devices are the ports of one server: those that it made, and those that were there before.

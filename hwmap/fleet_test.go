@@ -33,6 +33,7 @@ type fleet struct {
 	delay      func() time.Duration
 	held       map[addr.Host]chan struct{}      // whose watch is held back
 	delivering map[addr.ID]map[addr.Host]uint64 // which kernels deliver, and at which epoch
+	lost       map[addr.Host]bool               // dead hosts that have not heard of it, and whom nobody hears
 }
 
 // server is what survives a daemon. Its kernel and devices are gone after a reboot.
@@ -97,7 +98,7 @@ func newFleet(t *testing.T, n int) *fleet {
 
 func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, store: store, servers: make(map[addr.Host]*server), held: make(map[addr.Host]chan struct{}), delivering: make(map[addr.ID]map[addr.Host]uint64)}
+	f := &fleet{t: t, store: store, servers: make(map[addr.Host]*server), held: make(map[addr.Host]chan struct{}), delivering: make(map[addr.ID]map[addr.Host]uint64), lost: make(map[addr.Host]bool)}
 	f.memory, _ = store.(*memory)
 	for i := range n {
 		f.add(addr.Host(i + 1)).start()
@@ -117,6 +118,7 @@ func (f *fleet) add(id addr.Host) *server {
 		devices: newDevices(), quarantine: time.Hour, log: &logs{t: f.t}, turn: make(chan struct{}, 1),
 	}
 	s.kernel = newKernel(id, func(m nat.Machine) { f.seen(id, m) })
+	s.kernel.fence = func() { f.setLost(id, false) }
 	f.servers[id] = s
 	return s
 }
@@ -131,11 +133,28 @@ func (f *fleet) seen(host addr.Host, m nat.Machine) {
 		f.delivering[m.ID] = hosts
 	}
 	delete(hosts, host)
-	if m.State == nat.Delivering {
+	if m.State == nat.Delivering && !f.lost[host] {
 		hosts[host] = m.Epoch
 	}
 	if len(hosts) > 1 {
 		f.t.Errorf("machine %s is delivered on more than one host (host: epoch): %v", m.ID, hosts)
+	}
+}
+
+// setLost has it not count what a host delivers, until it has heard that it is dead.
+func (f *fleet) setLost(host addr.Host, lost bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost[host] = lost
+	if lost {
+		f.deliversNothing(host)
+	}
+}
+
+// deliversNothing forgets what a host delivers. The caller holds mu.
+func (f *fleet) deliversNothing(host addr.Host) {
+	for _, hosts := range f.delivering {
+		delete(hosts, host)
 	}
 }
 
@@ -342,9 +361,8 @@ func (s *server) reboot() {
 		s.devices.reboot()
 		s.fleet.mu.Lock()
 		defer s.fleet.mu.Unlock()
-		for _, hosts := range s.fleet.delivering {
-			delete(hosts, s.id)
-		}
+		s.fleet.deliversNothing(s.id)
+		s.fleet.lost[s.id] = false
 	})
 }
 

@@ -103,6 +103,9 @@ func (m *Map) unrecorded() []addr.Machine {
 // advance applies changed records: to the view and the kernel's maps, then to the cache. Where the kernel's maps could not
 // take it all, the revision stands still: other hosts must not rely on it.
 func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) error {
+	if err := m.heedBatch(ctx, entries); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	entries, unlisted := m.keepOwn(m.notOutdated(entries))
 	err := m.apply(entries)
@@ -218,7 +221,7 @@ func (m *Map) applyHost(e Entry) error {
 		m.state, m.fleet.stateAt = h.State, e.ModRevision
 		wish(m.leaseWanted) // it may take machines again
 	}
-	return nil
+	return m.refuseDead(addr.Host(n), h)
 }
 
 func (m *Map) applyBlock(e Entry) error {
@@ -331,7 +334,7 @@ func (m *Map) dropStrays() error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{m.dropStrayDead()}
 	for _, e := range moved {
 		if r, ok := m.fleet.machines[e.ID.Machine]; !ok || e.ID.Cell != m.Cell || r.Destroyed {
 			m.Logger.Info("stray moved entry deleted", "machine", e.ID, "host", e.Host)
@@ -351,11 +354,12 @@ func (m *Map) dropStrays() error {
 	return errors.Join(errs...)
 }
 
-// otherHosts returns the hosts that packets may be sent to. The caller holds mu.
+// otherHosts returns the hosts that packets may be sent to: a dead one's machines, should they run, could not answer. The
+// caller holds mu.
 func (m *Map) otherHosts() []Host {
 	var hosts []Host
 	for id, h := range m.fleet.hosts {
-		if id != m.Self.ID && h.Underlay.IsValid() {
+		if id != m.Self.ID && h.Underlay.IsValid() && h.State != Dead {
 			hosts = append(hosts, h)
 		}
 	}
@@ -384,7 +388,9 @@ func (m *Map) restoreCache(ctx context.Context) error {
 		}
 		m.fleet.revision = Revision(n)
 	}
+	m.fleet.restoring = true
 	err = m.apply(entries)
+	m.fleet.restoring = false
 	m.fleet.stateAt = 0 // the entries' revisions are the cache's
 	return err
 }

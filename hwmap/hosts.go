@@ -96,16 +96,21 @@ func (m *Map) changeHost(ctx context.Context, id addr.Host, next func(Host) (Hos
 func (m *Map) writeState(ctx context.Context, e Entry, h Host, state HostState) (Host, error) {
 	now := h
 	now.State = state
-	value, err := withState(e, h, now)
+	return m.writeHost(ctx, e, h, now)
+}
+
+// writeHost is writeState for a record that says now afterwards, and on more conditions.
+func (m *Map) writeHost(ctx context.Context, e Entry, before, now Host, more ...Condition) (Host, error) {
+	value, err := withState(e, before, now)
 	if err != nil {
 		return Host{}, err
 	}
-	revision, err := m.Fleet.Commit(ctx, Txn{If: []Condition{e.unchanged()}, Then: []Write{{Key: e.Key, Value: value}}})
+	revision, err := m.Fleet.Commit(ctx, Txn{If: append(more, e.unchanged()), Then: []Write{{Key: e.Key, Value: value}}})
 	if err != nil {
-		return Host{}, fmt.Errorf("record that host %d is %s: %w", h.ID, state, err)
+		return Host{}, fmt.Errorf("record that host %d is %s: %w", now.ID, now.State, err)
 	}
-	m.Logger.Info("host changed", "host", h.ID, "from", h.State, "to", state)
-	if state == Joined {
+	m.Logger.Info("host changed", "host", now.ID, "from", before.State, "to", now.State)
+	if now.State == Joined {
 		// Ids are issued by what the store said until then, all of it: not ahead of the watch.
 		return now, nil
 	}
@@ -123,6 +128,9 @@ func withState(e Entry, before, now Host) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s at revision %d: %v", errMalformed, e.Key, e.ModRevision, err)
 	}
 	fields["state"] = encode(now.State)
+	if now.Deaths != before.Deaths {
+		fields["deaths"] = encode(now.Deaths)
+	}
 	return encode(fields), nil
 }
 

@@ -68,7 +68,7 @@ func (m *Map) joinOnce(ctx context.Context) error {
 		return err
 	}
 	record := m.Self
-	record.State = m.ownState() // of a record that has gone from the store, as it was
+	record.State, record.Deaths = m.ownState() // of a record that has gone from the store, as it was
 	if e[1].Value != nil {
 		claimed, err := decode[Host](e[1])
 		if err != nil {
@@ -78,7 +78,7 @@ func (m *Map) joinOnce(ctx context.Context) error {
 			return fmt.Errorf("%w: id %d belongs to %q with identity %q, this server's is %q; give this server an id of its own",
 				ErrClaimed, m.Self.ID, claimed.Name, claimed.Identity, m.Self.Identity)
 		}
-		record.State = claimed.State
+		record.State, record.Deaths = claimed.State, claimed.Deaths
 	}
 	if value := encode(record); !bytes.Equal(value, e[1].Value) {
 		t.Then = append(t.Then, Write{Key: self, Value: value})
@@ -89,14 +89,14 @@ func (m *Map) joinOnce(ctx context.Context) error {
 			return fmt.Errorf("claim host id %d: %w", m.Self.ID, err)
 		}
 	}
-	return nil
+	return m.heedOwn(ctx, record)
 }
 
-// ownState is what this host's record said last.
-func (m *Map) ownState() HostState {
+// ownState is what this host's record said last: its state, and how often it was declared dead.
+func (m *Map) ownState() (HostState, uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state
+	return m.state, max(m.fleet.hosts[m.Self.ID].Deaths, m.fence.is.Deaths)
 }
 
 // checkIdentity refuses a second id for one server: two hosts of the map would then be one, and each in the other's way.

@@ -243,10 +243,11 @@ func (m *Map) localInState(state LocalState) []addr.Machine {
 	return numbers
 }
 
-// lockNamed locks the machine of that name on this host, to change it, and returns it. Errors: ErrUnknownMachine, ErrSuspect.
+// lockNamed locks the machine of that name on this host, to change it, and returns it. Errors: ErrUnknownMachine, ErrSuspect,
+// ErrFenced.
 func (m *Map) lockNamed(ctx context.Context, name string) (Local, func(), error) {
 	for {
-		if err := m.trusted(); err != nil {
+		if err := m.mayChange(); err != nil {
 			return Local{}, nil, err
 		}
 		m.mu.Lock()

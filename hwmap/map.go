@@ -40,6 +40,14 @@ type Datapath interface {
 	// Witness returns what PutWitness wrote last, since the last reboot.
 	Witness() (nat.Witness, error)
 	PutWitness(nat.Witness) error
+
+	// PutDead has whatever that host sends refused, DeleteDead undoes it.
+	PutDead(addr.Host) error
+	DeleteDead(addr.Host) error
+	DeadHosts() ([]addr.Host, error)
+	// SetFenced stops everything in one map write, or has it go on. It outlives the daemon, and not a reboot.
+	SetFenced(bool) error
+	Fenced() (bool, error)
 }
 
 // Ports makes and finds the devices of machines, which it knows by their stable address.
@@ -119,6 +127,8 @@ type Map struct {
 	leaseWanted, appliedWanted chan struct{}
 	appliedLater               bool // appliedWanted is going to be asked for; guarded by mu
 
+	fence fence // of a host that was declared dead
+
 	hintsSent, hintsHeeded atomic.Uint64
 
 	mu        sync.Mutex // guards what follows; never held across a call to a store or a peer
@@ -153,6 +163,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		allocator:     addr.NewAllocator(addr.AllocatorOptions{Now: o.Now}),
 		fleet:         newFleetView(),
 		state:         Joined,
+		fence:         fence{wanted: make(chan struct{}, 1)},
 	}
 	m.truth = &witnessed{Store: o.Truth, log: o.Logger, grown: make(chan struct{}, 1)}
 	if o.Witness != nil {
@@ -169,6 +180,9 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	}
 	if err := m.checkTruth(ctx); err != nil {
 		return nil, fmt.Errorf("compare this host's database with its witnesses: %w", err)
+	}
+	if err := m.restoreFence(ctx); err != nil {
+		return nil, fmt.Errorf("restore what was said of this host: %w", err)
 	}
 	if err := m.restoreCache(ctx); errors.Is(err, nat.ErrFull) {
 		m.Logger.Warn("fleet's map not restored whole", "error", err)
@@ -217,7 +231,7 @@ func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.keepHomes, m.sweep, m.publishApplied, m.stayAlive,
-		m.tellStore,
+		m.tellStore, m.keepFence,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

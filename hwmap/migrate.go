@@ -9,8 +9,9 @@ import (
 )
 
 // Begin records that the machine of that name is going to host to, and has the target accept it durably. It can be
-// repeated after any error, or aborted. Errors: ErrUnknownMachine, ErrUnknownHost, ErrUsage, ErrStandalone, ErrState,
-// ErrConflict, ErrUnavailable and ErrInDoubt from the store, and what the target answers.
+// repeated after any error, or aborted; a migration to a host that has died since is aborted first. Errors:
+// ErrUnknownMachine, ErrUnknownHost, ErrUsage, ErrStandalone, ErrState, ErrConflict, ErrUnavailable and ErrInDoubt from the
+// store, and what the target answers.
 func (m *Map) Begin(ctx context.Context, name string, to addr.Host) (MachineView, error) {
 	if m.standalone {
 		return MachineView{}, fmt.Errorf("%w: configure the endpoints of a fleet's store to migrate machines", ErrStandalone)
@@ -38,6 +39,13 @@ func (m *Map) Begin(ctx context.Context, name string, to addr.Host) (MachineView
 }
 
 func (m *Map) begin(ctx context.Context, l Local, target Host) (Local, error) {
+	if (l.State == Leaving || l.State == Switching) && l.Peer != target.ID && m.isDead(l.Peer) {
+		// Nobody is there to hear of the abort; and what the store decides holds for a target that comes back.
+		if err := m.abortLeaving(ctx, l); err != nil {
+			return l, err
+		}
+		l, _ = m.lookup(l.Machine)
+	}
 	repeated := l.State == Leaving && l.Peer == target.ID
 	if !repeated {
 		if l.State != Here {
@@ -95,6 +103,10 @@ func (m *Map) Abort(ctx context.Context, name string) error {
 	case Leaving, Switching:
 		err = m.abortLeaving(ctx, l)
 	case Incoming:
+		if l.Claiming {
+			err = fmt.Errorf("%w: it is being claimed from host %d; repeat the claim", ErrState, l.Peer)
+			break
+		}
 		err = m.abortIncoming(ctx, l)
 	case Away:
 		err = fmt.Errorf("%w: it is on host %d; migrate it back from there", ErrCommitted, l.Peer)

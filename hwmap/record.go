@@ -42,6 +42,7 @@ type Host struct {
 	Underlay netip.Addr     `json:"underlay,omitzero"`
 	Peer     netip.AddrPort `json:"peer,omitzero"` // where its daemon answers the other hosts
 	State    HostState      `json:"state"`
+	Deaths   uint64         `json:"deaths,omitempty"` // how often it was declared dead; it may have been revived since
 
 	// Where the underlay is WireGuard; a daemon of before that writes neither.
 	WireGuardKey string         `json:"wireguard_key,omitempty"` // public, in base64
@@ -55,7 +56,9 @@ type Block struct {
 	Epoch      uint64     `json:"epoch"`
 	EpochFloor uint64     `json:"epoch_floor,omitempty"` // ids of the block start above it
 	Frozen     bool       `json:"frozen,omitempty"`      // nothing is issued from it
-	IssueAfter time.Time  `json:"issue_after,omitzero"`  // nothing is issued from it before: a quarantine of all its ids
+	// Of a block that was adopted, until it is unfrozen: the dead host whose it was. What has no record of its own is that host's.
+	AdoptedFrom addr.Host `json:"adopted_from,omitempty"`
+	IssueAfter  time.Time `json:"issue_after,omitzero"` // nothing is issued from it before: a quarantine of all its ids
 }
 
 // Machine is the record of a machine that has ever moved.
@@ -92,6 +95,7 @@ type Local struct {
 	State    LocalState   `json:"state"`
 	Peer     addr.Host    `json:"peer,omitempty"`     // Leaving, Switching, Away: the target. Incoming: the owner
 	From     addr.Host    `json:"from,omitempty"`     // Here: where it came from, until it is to leave
+	Claiming bool         `json:"claiming,omitempty"` // Incoming: it is not the owner that hands it over; an operator said that he is dead
 	Port     *LocalPort   `json:"port,omitempty"`     // nil: not attached
 	Revision Revision     `json:"revision,omitempty"` // Away: of the transaction that made the target the owner
 	Until    time.Time    `json:"until,omitzero"`     // Quarantined

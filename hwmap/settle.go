@@ -45,7 +45,7 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 	}
 	defer unlock()
 	l, known := m.lookup(number)
-	if m.trusted() != nil { // who accepts it has all of them settled
+	if m.mayChange() != nil { // what lets it change again has all of them settled
 		return nil
 	}
 	if !known {
@@ -71,6 +71,8 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 		return err
 	case Incoming:
 		switch {
+		case l.Claiming:
+			return m.pursueClaim(ctx, l)
 		case s.arrived(m.Self.ID, l):
 			return m.arrive(ctx, l, *s.record)
 		case !s.invites(m.Self.ID, l):
@@ -145,7 +147,7 @@ func (m *Map) release(ctx context.Context, number addr.Machine) error {
 	}
 	defer unlock()
 	l, ok := m.lookup(number)
-	if !ok || m.trusted() != nil || l.State != Quarantined || m.Now().Before(l.Until) {
+	if !ok || m.mayChange() != nil || l.State != Quarantined || m.Now().Before(l.Until) {
 		return nil
 	}
 	s, err := m.read(ctx, number)

@@ -14,6 +14,7 @@ type Status struct {
 	StoreErr  error    // why it is not followed
 	Machines  map[LocalState]int
 	InDoubt   []string // names of machines
+	Fenced    bool     // this host was declared dead, and carries nothing
 	IDsFree   int      // in this host's blocks
 
 	DatabaseSuspect string    // why this host's database is not believed; empty: it is
@@ -43,7 +44,7 @@ func (m *Map) Status() Status {
 		DatabaseSuspect: m.database.Suspect, Unknown: unknown,
 		HintsSent: m.hintsSent.Load(), HintsHeeded: m.hintsHeeded.Load(),
 	}
-	s.Self.State = m.state
+	s.Self.State, s.Fenced = m.state, m.fence.is.Fenced
 	for _, l := range m.local {
 		if !l.holdsName() && l.State != Quarantined {
 			continue

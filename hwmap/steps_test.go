@@ -208,6 +208,16 @@ func (w steppedWitness) Raise(m hwmap.Mark) error {
 	return w.local("raise witness", func() error { return w.Witness.Raise(m) })
 }
 
+func (k steppedKernel) PutDead(h addr.Host) error {
+	return k.local("put dead", func() error { return k.Datapath.PutDead(h) })
+}
+func (k steppedKernel) DeleteDead(h addr.Host) error {
+	return k.local("delete dead", func() error { return k.Datapath.DeleteDead(h) })
+}
+func (k steppedKernel) SetFenced(fenced bool) error {
+	return k.local("set fenced", func() error { return k.Datapath.SetFenced(fenced) })
+}
+
 // steppedPorts are devices whose making and removing are steps.
 type steppedPorts struct {
 	hwmap.Ports

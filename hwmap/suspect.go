@@ -245,6 +245,7 @@ func (m *Map) AcceptDatabase(ctx context.Context) (Accepted, error) {
 	m.mu.Unlock()
 	m.changedHome.add(m.unkeptHomes()...)
 	wish(m.leaseWanted)
+	wish(m.fence.wanted)
 	return a, nil
 }
 

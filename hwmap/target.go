@@ -22,9 +22,10 @@ func (s stored) arrived(self addr.Host, l Local) bool {
 }
 
 // Accept makes this host the durable target of a machine's migration, if the store's record says so: the record alone
-// counts, not the caller. Errors: ErrState, ErrSuspect, ErrNameTaken, ErrUnavailable, those of Datapath and of the truth's store.
+// counts, not the caller. Errors: ErrState, ErrSuspect, ErrFenced, ErrNameTaken, ErrUnavailable, those of Datapath and of the
+// truth's store.
 func (m *Map) Accept(ctx context.Context, number addr.Machine) error {
-	if err := m.trusted(); err != nil {
+	if err := m.mayChange(); err != nil {
 		return err
 	}
 	// Read twice, because the name's lock comes before the machine's, and only the record tells the name.
@@ -65,6 +66,8 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 		return fmt.Errorf("%w: host %d has another machine %q, with number %d", ErrNameTaken, m.Self.ID, r.Name, holder)
 	case now.Epoch > r.Epoch:
 		return fmt.Errorf("%w: host %d knows machine %q at epoch %d, the record is of epoch %d", ErrState, m.Self.ID, r.Name, now.Epoch, r.Epoch)
+	case now.Claiming:
+		return fmt.Errorf("%w: machine %q is being claimed by host %d", ErrState, r.Name, m.Self.ID)
 	case now.State == Incoming && now.Epoch == r.Epoch && now.Peer == r.Host:
 		return m.putEntry(now) // repeated
 	case now.State == Incoming: // of an earlier migration that was aborted
@@ -85,8 +88,11 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 	return nil
 }
 
-// Check tells what this host does for the machine.
+// Check tells what this host does for the machine. Errors: ErrFenced.
 func (m *Map) Check(number addr.Machine) (PeerView, error) {
+	if err := m.checkFence(); err != nil {
+		return PeerView{}, err
+	}
 	e, ok, err := m.Datapath.Machine(m.id(number))
 	if err != nil || !ok {
 		return PeerView{}, err
@@ -103,7 +109,7 @@ func (m *Map) Check(number addr.Machine) (PeerView, error) {
 
 // arrive makes an incoming machine one that is here: r, read from the store, says that it is this host's.
 func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
-	l.State, l.From, l.Peer, l.Epoch = Here, l.Peer, 0, r.Epoch
+	l.State, l.From, l.Peer, l.Claiming, l.Epoch = Here, l.Peer, 0, false, r.Epoch
 	if err := m.putEntry(l); err != nil { // first of all: packets are waiting
 		return err
 	}

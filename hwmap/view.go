@@ -21,6 +21,7 @@ type fleetView struct {
 
 	ahead map[Key]Revision // of records that were read upon a hint or written, while it is above revision
 
+	restoring bool  // what is being applied is the cache's
 	following bool  // whether the store is being watched
 	err       error // why not
 }

@@ -16,7 +16,8 @@ func newHostCommand(c *cli) *cobra.Command {
 		Use:   "host",
 		Short: "Tell about the hosts of the fleet, and say what may be done with them",
 	}
-	command.AddCommand(newHostListCommand(c), newHostShowCommand(c), newHostCordonCommand(c), newHostUncordonCommand(c))
+	command.AddCommand(newHostListCommand(c), newHostShowCommand(c), newHostCordonCommand(c), newHostUncordonCommand(c),
+		newHostDeadCommand(c), newHostReviveCommand(c), newHostAdoptCommand(c))
 	return command
 }
 

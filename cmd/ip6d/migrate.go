@@ -23,13 +23,15 @@ func newMigrateCommand(c *cli) *cobra.Command {
   on the source   ip6d migrate switchover NAME
   on the source   ip6d migrate finish NAME
 
-Each step can be repeated after any failure. Until the switchover, abort calls it off.`,
+Each step can be repeated after any failure. Until the switchover, abort calls it off. Where the source is lost, and was
+declared dead (ip6d host dead), the machine is claimed instead: ip6d migrate claim.`,
 	}
 	command.AddCommand(
 		newMigrateBeginCommand(c),
 		newMigrateSwitchoverCommand(c),
 		newMigrateFinishCommand(c),
 		newMigrateAbortCommand(c),
+		newMigrateClaimCommand(c),
 	)
 	return command
 }

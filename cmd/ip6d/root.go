@@ -85,6 +85,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newMachineCommand(c),
 		newMigrateCommand(c),
 		newHostCommand(c),
+		newBlockCommand(c),
 		newStatusCommand(c),
 		newDBCommand(c),
 		newDropsCommand(c),

@@ -23,6 +23,7 @@ type statusAnswer struct {
 	StoreError string            `json:"store_error,omitempty"`
 	Machines   map[string]uint32 `json:"machines"` // by state
 	InDoubt    []string          `json:"in_doubt"`
+	Fenced     bool              `json:"fenced,omitempty"` // this host was declared dead, and carries nothing
 	IDsFree    uint32            `json:"ids_free"`
 	Drops      map[string]uint64 `json:"drops"` // packets, by reason
 	Firewall   []string          `json:"firewall"`
@@ -44,7 +45,7 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		Endpoints: append([]string{}, r.Endpoints...), Following: r.Following, Revision: r.Revision,
 		StoreError: r.StoreError, Machines: map[string]uint32{}, InDoubt: append([]string{}, r.InDoubt...),
 		IDsFree: r.IdsFree, Drops: map[string]uint64{}, Maps: map[string]fillAnswer{},
-		Firewall: append([]string{}, r.Firewall...),
+		Firewall: append([]string{}, r.Firewall...), Fenced: r.Fenced,
 
 		DatabaseSuspect: r.DatabaseSuspect, UnknownMachines: r.UnknownMachines,
 	}
@@ -77,6 +78,9 @@ What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each mea
 			return c.print(a, func(t *table) {
 				t.row("version", a.Version)
 				a.Host.rows(t)
+				if a.Fenced {
+					t.row("fenced", fmt.Sprintf("this host was declared dead and carries nothing; ip6d host revive %d takes it back", a.Host.Host))
+				}
 				t.row("store", a.store())
 				if a.DatabaseSuspect != "" {
 					t.row("database", "suspect: "+a.DatabaseSuspect+"; nothing is issued or moved: bring the right file back, or run `ip6d db accept`")

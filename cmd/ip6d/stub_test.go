@@ -112,6 +112,26 @@ func (s *stub) UncordonHost(_ context.Context, q *connect.Request[ip6dv1.Uncordo
 	return reply(s, q, &ip6dv1.UncordonHostResponse{Host: hosts[1]})
 }
 
+func (s *stub) DeclareHostDead(_ context.Context, q *connect.Request[ip6dv1.DeclareHostDeadRequest]) (*connect.Response[ip6dv1.DeclareHostDeadResponse], error) {
+	return reply(s, q, &ip6dv1.DeclareHostDeadResponse{Host: &ip6dv1.Host{Host: 2, Name: "host2", Identity: "two", State: "dead", Prefix: "fdab:0:2::/48"}})
+}
+
+func (s *stub) ReviveHost(_ context.Context, q *connect.Request[ip6dv1.ReviveHostRequest]) (*connect.Response[ip6dv1.ReviveHostResponse], error) {
+	return reply(s, q, &ip6dv1.ReviveHostResponse{Host: hosts[1]})
+}
+
+func (s *stub) AdoptBlocks(_ context.Context, q *connect.Request[ip6dv1.AdoptBlocksRequest]) (*connect.Response[ip6dv1.AdoptBlocksResponse], error) {
+	return reply(s, q, &ip6dv1.AdoptBlocksResponse{Blocks: []uint32{4, 5, 7}, To: 1})
+}
+
+func (s *stub) UnfreezeBlocks(_ context.Context, q *connect.Request[ip6dv1.UnfreezeBlocksRequest]) (*connect.Response[ip6dv1.UnfreezeBlocksResponse], error) {
+	return reply(s, q, &ip6dv1.UnfreezeBlocksResponse{})
+}
+
+func (s *stub) ClaimMachine(_ context.Context, q *connect.Request[ip6dv1.ClaimMachineRequest]) (*connect.Response[ip6dv1.ClaimMachineResponse], error) {
+	return reply(s, q, &ip6dv1.ClaimMachineResponse{Machine: machines[0]})
+}
+
 func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {
 	return reply(s, q, &ip6dv1.GetStatusResponse{
 		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable",

@@ -623,6 +623,402 @@ func (x *HandOverBlocksResponse) GetBlocks() []*HandedOverBlock {
 	return nil
 }
 
+type DeclareHostDeadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name, or an id in decimal.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Also while it is alive: for one that still reaches the store and cannot be stopped.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclareHostDeadRequest) Reset() {
+	*x = DeclareHostDeadRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclareHostDeadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclareHostDeadRequest) ProtoMessage() {}
+
+func (x *DeclareHostDeadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclareHostDeadRequest.ProtoReflect.Descriptor instead.
+func (*DeclareHostDeadRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeclareHostDeadRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DeclareHostDeadRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type DeclareHostDeadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Host          *Host `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclareHostDeadResponse) Reset() {
+	*x = DeclareHostDeadResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclareHostDeadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclareHostDeadResponse) ProtoMessage() {}
+
+func (x *DeclareHostDeadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclareHostDeadResponse.ProtoReflect.Descriptor instead.
+func (*DeclareHostDeadResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DeclareHostDeadResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+type ReviveHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name, or an id in decimal.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviveHostRequest) Reset() {
+	*x = ReviveHostRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviveHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviveHostRequest) ProtoMessage() {}
+
+func (x *ReviveHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviveHostRequest.ProtoReflect.Descriptor instead.
+func (*ReviveHostRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReviveHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type ReviveHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Host          *Host `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviveHostResponse) Reset() {
+	*x = ReviveHostResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviveHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviveHostResponse) ProtoMessage() {}
+
+func (x *ReviveHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviveHostResponse.ProtoReflect.Descriptor instead.
+func (*ReviveHostResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReviveHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+type AdoptBlocksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The dead host: a name, or an id in decimal.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The new home: a name, or an id in decimal; empty: the host that is asked.
+	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptBlocksRequest) Reset() {
+	*x = AdoptBlocksRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptBlocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptBlocksRequest) ProtoMessage() {}
+
+func (x *AdoptBlocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptBlocksRequest.ProtoReflect.Descriptor instead.
+func (*AdoptBlocksRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AdoptBlocksRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *AdoptBlocksRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type AdoptBlocksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that this call gave to it.
+	Blocks []uint32 `protobuf:"varint,1,rep,packed,name=blocks,proto3" json:"blocks,omitempty"`
+	// The id of the new home.
+	To            uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptBlocksResponse) Reset() {
+	*x = AdoptBlocksResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptBlocksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptBlocksResponse) ProtoMessage() {}
+
+func (x *AdoptBlocksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptBlocksResponse.ProtoReflect.Descriptor instead.
+func (*AdoptBlocksResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AdoptBlocksResponse) GetBlocks() []uint32 {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *AdoptBlocksResponse) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type UnfreezeBlocksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Either all frozen blocks of a home, which is given by name, or by id in decimal,
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// or one.
+	Block         *uint32 `protobuf:"varint,2,opt,name=block,proto3,oneof" json:"block,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeBlocksRequest) Reset() {
+	*x = UnfreezeBlocksRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeBlocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeBlocksRequest) ProtoMessage() {}
+
+func (x *UnfreezeBlocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeBlocksRequest.ProtoReflect.Descriptor instead.
+func (*UnfreezeBlocksRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *UnfreezeBlocksRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *UnfreezeBlocksRequest) GetBlock() uint32 {
+	if x != nil && x.Block != nil {
+		return *x.Block
+	}
+	return 0
+}
+
+type UnfreezeBlocksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were frozen.
+	Blocks        []uint32 `protobuf:"varint,1,rep,packed,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeBlocksResponse) Reset() {
+	*x = UnfreezeBlocksResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeBlocksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeBlocksResponse) ProtoMessage() {}
+
+func (x *UnfreezeBlocksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeBlocksResponse.ProtoReflect.Descriptor instead.
+func (*UnfreezeBlocksResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *UnfreezeBlocksResponse) GetBlocks() []uint32 {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -631,7 +1027,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +1039,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +1052,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 // Drop is one reason why packets were dropped.
@@ -672,7 +1068,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +1080,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +1093,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Drop) GetReason() string {
@@ -729,7 +1125,7 @@ type GetDropsRequest struct {
 
 func (x *GetDropsRequest) Reset() {
 	*x = GetDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +1137,7 @@ func (x *GetDropsRequest) String() string {
 func (*GetDropsRequest) ProtoMessage() {}
 
 func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +1150,7 @@ func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
 func (*GetDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 type GetDropsResponse struct {
@@ -769,7 +1165,7 @@ type GetDropsResponse struct {
 
 func (x *GetDropsResponse) Reset() {
 	*x = GetDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +1177,7 @@ func (x *GetDropsResponse) String() string {
 func (*GetDropsResponse) ProtoMessage() {}
 
 func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +1190,7 @@ func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
 func (*GetDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetDropsResponse) GetDrops() []*Drop {
@@ -825,7 +1221,7 @@ type MonitorDropsRequest struct {
 
 func (x *MonitorDropsRequest) Reset() {
 	*x = MonitorDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1233,7 @@ func (x *MonitorDropsRequest) String() string {
 func (*MonitorDropsRequest) ProtoMessage() {}
 
 func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1246,7 @@ func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MonitorDropsRequest) GetReasons() []string {
@@ -887,7 +1283,7 @@ type MonitorDropsResponse struct {
 
 func (x *MonitorDropsResponse) Reset() {
 	*x = MonitorDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1295,7 @@ func (x *MonitorDropsResponse) String() string {
 func (*MonitorDropsResponse) ProtoMessage() {}
 
 func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1308,7 @@ func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MonitorDropsResponse) GetDrop() *DropEvent {
@@ -944,7 +1340,7 @@ type MissedDrops struct {
 
 func (x *MissedDrops) Reset() {
 	*x = MissedDrops{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1352,7 @@ func (x *MissedDrops) String() string {
 func (*MissedDrops) ProtoMessage() {}
 
 func (x *MissedDrops) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1365,7 @@ func (x *MissedDrops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissedDrops.ProtoReflect.Descriptor instead.
 func (*MissedDrops) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MissedDrops) GetSampled() uint64 {
@@ -1020,7 +1416,7 @@ type DropEvent struct {
 
 func (x *DropEvent) Reset() {
 	*x = DropEvent{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	mi := &file_ip6d_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1428,7 @@ func (x *DropEvent) String() string {
 func (*DropEvent) ProtoMessage() {}
 
 func (x *DropEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	mi := &file_ip6d_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1441,7 @@ func (x *DropEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropEvent.ProtoReflect.Descriptor instead.
 func (*DropEvent) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DropEvent) GetTime() *timestamppb.Timestamp {
@@ -1151,13 +1547,15 @@ type GetStatusResponse struct {
 	DatabaseSuspect string `protobuf:"bytes,30,opt,name=database_suspect,json=databaseSuspect,proto3" json:"database_suspect,omitempty"`
 	// While it is: machines, as CELL/NUMBER, that the kernel has and the database does not know.
 	UnknownMachines []string `protobuf:"bytes,31,rep,name=unknown_machines,json=unknownMachines,proto3" json:"unknown_machines,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// This host was declared dead: it carries nothing, until it has been revived and has compared its machines with the store.
+	Fenced        bool `protobuf:"varint,20,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[20]
+	mi := &file_ip6d_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1567,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[20]
+	mi := &file_ip6d_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1580,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -1297,6 +1695,13 @@ func (x *GetStatusResponse) GetUnknownMachines() []string {
 	return nil
 }
 
+func (x *GetStatusResponse) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
+	}
+	return false
+}
+
 // MapFill is how full a map of the kernel is.
 type MapFill struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1310,7 +1715,7 @@ type MapFill struct {
 
 func (x *MapFill) Reset() {
 	*x = MapFill{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[21]
+	mi := &file_ip6d_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1727,7 @@ func (x *MapFill) String() string {
 func (*MapFill) ProtoMessage() {}
 
 func (x *MapFill) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[21]
+	mi := &file_ip6d_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1740,7 @@ func (x *MapFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapFill.ProtoReflect.Descriptor instead.
 func (*MapFill) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MapFill) GetMap() string {
@@ -1394,7 +1799,28 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x05block\x18\x01 \x01(\rR\x05block\x12\x12\n" +
 	"\x04home\x18\x02 \x01(\rR\x04home\"J\n" +
 	"\x16HandOverBlocksResponse\x120\n" +
-	"\x06blocks\x18\x01 \x03(\v2\x18.ip6d.v1.HandedOverBlockR\x06blocks\"\x12\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x18.ip6d.v1.HandedOverBlockR\x06blocks\"B\n" +
+	"\x16DeclareHostDeadRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"<\n" +
+	"\x17DeclareHostDeadResponse\x12!\n" +
+	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"'\n" +
+	"\x11ReviveHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"7\n" +
+	"\x12ReviveHostResponse\x12!\n" +
+	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"8\n" +
+	"\x12AdoptBlocksRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"=\n" +
+	"\x13AdoptBlocksResponse\x12\x16\n" +
+	"\x06blocks\x18\x01 \x03(\rR\x06blocks\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\"P\n" +
+	"\x15UnfreezeBlocksRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x19\n" +
+	"\x05block\x18\x02 \x01(\rH\x00R\x05block\x88\x01\x01B\b\n" +
+	"\x06_block\"0\n" +
+	"\x16UnfreezeBlocksResponse\x12\x16\n" +
+	"\x06blocks\x18\x01 \x03(\rR\x06blocks\"\x12\n" +
 	"\x10GetStatusRequest\"R\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
@@ -1429,7 +1855,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\vnext_header\x18\t \x01(\rR\n" +
 	"nextHeader\x12\x16\n" +
 	"\x06length\x18\n" +
-	" \x01(\rR\x06length\"\x81\x05\n" +
+	" \x01(\rR\x06length\"\x99\x05\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -1449,21 +1875,27 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"hints_sent\x18\x0e \x01(\x04R\thintsSent\x12!\n" +
 	"\fhints_heeded\x18\x0f \x01(\x04R\vhintsHeeded\x12)\n" +
 	"\x10database_suspect\x18\x1e \x01(\tR\x0fdatabaseSuspect\x12)\n" +
-	"\x10unknown_machines\x18\x1f \x03(\tR\x0funknownMachines\x1a;\n" +
+	"\x10unknown_machines\x18\x1f \x03(\tR\x0funknownMachines\x12\x16\n" +
+	"\x06fenced\x18\x14 \x01(\bR\x06fenced\x1a;\n" +
 	"\rMachinesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"I\n" +
 	"\aMapFill\x12\x10\n" +
 	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size2\xe3\x04\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\x9d\a\n" +
 	"\vHostService\x12G\n" +
 	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\n" +
 	"CordonHost\x12\x1a.ip6d.v1.CordonHostRequest\x1a\x1b.ip6d.v1.CordonHostResponse\x12K\n" +
 	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12Q\n" +
-	"\x0eHandOverBlocks\x12\x1e.ip6d.v1.HandOverBlocksRequest\x1a\x1f.ip6d.v1.HandOverBlocksResponse\x12G\n" +
+	"\x0eHandOverBlocks\x12\x1e.ip6d.v1.HandOverBlocksRequest\x1a\x1f.ip6d.v1.HandOverBlocksResponse\x12T\n" +
+	"\x0fDeclareHostDead\x12\x1f.ip6d.v1.DeclareHostDeadRequest\x1a .ip6d.v1.DeclareHostDeadResponse\x12E\n" +
+	"\n" +
+	"ReviveHost\x12\x1a.ip6d.v1.ReviveHostRequest\x1a\x1b.ip6d.v1.ReviveHostResponse\x12H\n" +
+	"\vAdoptBlocks\x12\x1b.ip6d.v1.AdoptBlocksRequest\x1a\x1c.ip6d.v1.AdoptBlocksResponse\x12Q\n" +
+	"\x0eUnfreezeBlocks\x12\x1e.ip6d.v1.UnfreezeBlocksRequest\x1a\x1f.ip6d.v1.UnfreezeBlocksResponse\x12G\n" +
 	"\tGetStatus\x12\x19.ip6d.v1.GetStatusRequest\x1a\x1a.ip6d.v1.GetStatusResponse\"\x03\x90\x02\x01\x12D\n" +
 	"\bGetDrops\x12\x18.ip6d.v1.GetDropsRequest\x1a\x19.ip6d.v1.GetDropsResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\fMonitorDrops\x12\x1c.ip6d.v1.MonitorDropsRequest\x1a\x1d.ip6d.v1.MonitorDropsResponse\"\x03\x90\x02\x010\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
@@ -1480,32 +1912,40 @@ func file_ip6d_v1_host_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_host_proto_rawDescData
 }
 
-var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_ip6d_v1_host_proto_goTypes = []any{
-	(*Host)(nil),                   // 0: ip6d.v1.Host
-	(*ListHostsRequest)(nil),       // 1: ip6d.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 2: ip6d.v1.ListHostsResponse
-	(*GetHostRequest)(nil),         // 3: ip6d.v1.GetHostRequest
-	(*GetHostResponse)(nil),        // 4: ip6d.v1.GetHostResponse
-	(*CordonHostRequest)(nil),      // 5: ip6d.v1.CordonHostRequest
-	(*CordonHostResponse)(nil),     // 6: ip6d.v1.CordonHostResponse
-	(*UncordonHostRequest)(nil),    // 7: ip6d.v1.UncordonHostRequest
-	(*UncordonHostResponse)(nil),   // 8: ip6d.v1.UncordonHostResponse
-	(*HandOverBlocksRequest)(nil),  // 9: ip6d.v1.HandOverBlocksRequest
-	(*HandedOverBlock)(nil),        // 10: ip6d.v1.HandedOverBlock
-	(*HandOverBlocksResponse)(nil), // 11: ip6d.v1.HandOverBlocksResponse
-	(*GetStatusRequest)(nil),       // 12: ip6d.v1.GetStatusRequest
-	(*Drop)(nil),                   // 13: ip6d.v1.Drop
-	(*GetDropsRequest)(nil),        // 14: ip6d.v1.GetDropsRequest
-	(*GetDropsResponse)(nil),       // 15: ip6d.v1.GetDropsResponse
-	(*MonitorDropsRequest)(nil),    // 16: ip6d.v1.MonitorDropsRequest
-	(*MonitorDropsResponse)(nil),   // 17: ip6d.v1.MonitorDropsResponse
-	(*MissedDrops)(nil),            // 18: ip6d.v1.MissedDrops
-	(*DropEvent)(nil),              // 19: ip6d.v1.DropEvent
-	(*GetStatusResponse)(nil),      // 20: ip6d.v1.GetStatusResponse
-	(*MapFill)(nil),                // 21: ip6d.v1.MapFill
-	nil,                            // 22: ip6d.v1.GetStatusResponse.MachinesEntry
-	(*timestamppb.Timestamp)(nil),  // 23: google.protobuf.Timestamp
+	(*Host)(nil),                    // 0: ip6d.v1.Host
+	(*ListHostsRequest)(nil),        // 1: ip6d.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),       // 2: ip6d.v1.ListHostsResponse
+	(*GetHostRequest)(nil),          // 3: ip6d.v1.GetHostRequest
+	(*GetHostResponse)(nil),         // 4: ip6d.v1.GetHostResponse
+	(*CordonHostRequest)(nil),       // 5: ip6d.v1.CordonHostRequest
+	(*CordonHostResponse)(nil),      // 6: ip6d.v1.CordonHostResponse
+	(*UncordonHostRequest)(nil),     // 7: ip6d.v1.UncordonHostRequest
+	(*UncordonHostResponse)(nil),    // 8: ip6d.v1.UncordonHostResponse
+	(*HandOverBlocksRequest)(nil),   // 9: ip6d.v1.HandOverBlocksRequest
+	(*HandedOverBlock)(nil),         // 10: ip6d.v1.HandedOverBlock
+	(*HandOverBlocksResponse)(nil),  // 11: ip6d.v1.HandOverBlocksResponse
+	(*DeclareHostDeadRequest)(nil),  // 12: ip6d.v1.DeclareHostDeadRequest
+	(*DeclareHostDeadResponse)(nil), // 13: ip6d.v1.DeclareHostDeadResponse
+	(*ReviveHostRequest)(nil),       // 14: ip6d.v1.ReviveHostRequest
+	(*ReviveHostResponse)(nil),      // 15: ip6d.v1.ReviveHostResponse
+	(*AdoptBlocksRequest)(nil),      // 16: ip6d.v1.AdoptBlocksRequest
+	(*AdoptBlocksResponse)(nil),     // 17: ip6d.v1.AdoptBlocksResponse
+	(*UnfreezeBlocksRequest)(nil),   // 18: ip6d.v1.UnfreezeBlocksRequest
+	(*UnfreezeBlocksResponse)(nil),  // 19: ip6d.v1.UnfreezeBlocksResponse
+	(*GetStatusRequest)(nil),        // 20: ip6d.v1.GetStatusRequest
+	(*Drop)(nil),                    // 21: ip6d.v1.Drop
+	(*GetDropsRequest)(nil),         // 22: ip6d.v1.GetDropsRequest
+	(*GetDropsResponse)(nil),        // 23: ip6d.v1.GetDropsResponse
+	(*MonitorDropsRequest)(nil),     // 24: ip6d.v1.MonitorDropsRequest
+	(*MonitorDropsResponse)(nil),    // 25: ip6d.v1.MonitorDropsResponse
+	(*MissedDrops)(nil),             // 26: ip6d.v1.MissedDrops
+	(*DropEvent)(nil),               // 27: ip6d.v1.DropEvent
+	(*GetStatusResponse)(nil),       // 28: ip6d.v1.GetStatusResponse
+	(*MapFill)(nil),                 // 29: ip6d.v1.MapFill
+	nil,                             // 30: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
 }
 var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
@@ -1513,36 +1953,46 @@ var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 2: ip6d.v1.CordonHostResponse.host:type_name -> ip6d.v1.Host
 	0,  // 3: ip6d.v1.UncordonHostResponse.host:type_name -> ip6d.v1.Host
 	10, // 4: ip6d.v1.HandOverBlocksResponse.blocks:type_name -> ip6d.v1.HandedOverBlock
-	13, // 5: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
-	18, // 6: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	19, // 7: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
-	18, // 8: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	23, // 9: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
-	0,  // 10: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	22, // 11: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	13, // 12: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	21, // 13: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
-	1,  // 14: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
-	3,  // 15: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
-	5,  // 16: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
-	7,  // 17: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
-	9,  // 18: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
-	12, // 19: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	14, // 20: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
-	16, // 21: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
-	2,  // 22: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4,  // 23: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	6,  // 24: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
-	8,  // 25: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
-	11, // 26: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
-	20, // 27: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	15, // 28: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
-	17, // 29: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	0,  // 5: ip6d.v1.DeclareHostDeadResponse.host:type_name -> ip6d.v1.Host
+	0,  // 6: ip6d.v1.ReviveHostResponse.host:type_name -> ip6d.v1.Host
+	21, // 7: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
+	26, // 8: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	27, // 9: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
+	26, // 10: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	31, // 11: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
+	0,  // 12: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
+	30, // 13: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	21, // 14: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	29, // 15: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	1,  // 16: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
+	3,  // 17: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
+	5,  // 18: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
+	7,  // 19: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
+	9,  // 20: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
+	12, // 21: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
+	14, // 22: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
+	16, // 23: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
+	18, // 24: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
+	20, // 25: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	22, // 26: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	24, // 27: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 28: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 29: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	6,  // 30: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
+	8,  // 31: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
+	11, // 32: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
+	13, // 33: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
+	15, // 34: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
+	17, // 35: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
+	19, // 36: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
+	28, // 37: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	23, // 38: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	25, // 39: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	28, // [28:40] is the sub-list for method output_type
+	16, // [16:28] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_host_proto_init() }
@@ -1550,14 +2000,15 @@ func file_ip6d_v1_host_proto_init() {
 	if File_ip6d_v1_host_proto != nil {
 		return
 	}
-	file_ip6d_v1_host_proto_msgTypes[16].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[18].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_host_proto_rawDesc), len(file_ip6d_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

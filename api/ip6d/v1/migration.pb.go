@@ -432,11 +432,117 @@ func (*AbortMigrationResponse) Descriptor() ([]byte, []int) {
 	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{7}
 }
 
+// ClaimMachineRequest is what the orchestrator knows of the machine: of one that never moved, nobody else knows it.
+type ClaimMachineRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Network uint32                 `protobuf:"varint,2,opt,name=network,proto3" json:"network,omitempty"`
+	// Its stable address.
+	Stable        string `protobuf:"bytes,3,opt,name=stable,proto3" json:"stable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimMachineRequest) Reset() {
+	*x = ClaimMachineRequest{}
+	mi := &file_ip6d_v1_migration_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimMachineRequest) ProtoMessage() {}
+
+func (x *ClaimMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_migration_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimMachineRequest.ProtoReflect.Descriptor instead.
+func (*ClaimMachineRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ClaimMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClaimMachineRequest) GetNetwork() uint32 {
+	if x != nil {
+		return x.Network
+	}
+	return 0
+}
+
+func (x *ClaimMachineRequest) GetStable() string {
+	if x != nil {
+		return x.Stable
+	}
+	return ""
+}
+
+type ClaimMachineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       *Machine               `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimMachineResponse) Reset() {
+	*x = ClaimMachineResponse{}
+	mi := &file_ip6d_v1_migration_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimMachineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimMachineResponse) ProtoMessage() {}
+
+func (x *ClaimMachineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_migration_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimMachineResponse.ProtoReflect.Descriptor instead.
+func (*ClaimMachineResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ClaimMachineResponse) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
 var File_ip6d_v1_migration_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x17ip6d/v1/migration.proto\x12\aip6d.v1\";\n" +
+	"\x17ip6d/v1/migration.proto\x12\aip6d.v1\x1a\x15ip6d/v1/machine.proto\";\n" +
 	"\x15BeginMigrationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\rR\x02to\"0\n" +
@@ -452,17 +558,24 @@ const file_ip6d_v1_migration_proto_rawDesc = "" +
 	"\x17FinishMigrationResponse\"+\n" +
 	"\x15AbortMigrationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
-	"\x16AbortMigrationResponse*d\n" +
+	"\x16AbortMigrationResponse\"[\n" +
+	"\x13ClaimMachineRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\rR\anetwork\x12\x16\n" +
+	"\x06stable\x18\x03 \x01(\tR\x06stable\"B\n" +
+	"\x14ClaimMachineResponse\x12*\n" +
+	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine*d\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n" +
 	"\x0fOUTCOME_ABORTED\x10\x02\x12\x14\n" +
-	"\x10OUTCOME_IN_DOUBT\x10\x032\xf0\x02\n" +
+	"\x10OUTCOME_IN_DOUBT\x10\x032\xbd\x03\n" +
 	"\x10MigrationService\x12Q\n" +
 	"\x0eBeginMigration\x12\x1e.ip6d.v1.BeginMigrationRequest\x1a\x1f.ip6d.v1.BeginMigrationResponse\x12`\n" +
 	"\x13SwitchoverMigration\x12#.ip6d.v1.SwitchoverMigrationRequest\x1a$.ip6d.v1.SwitchoverMigrationResponse\x12T\n" +
 	"\x0fFinishMigration\x12\x1f.ip6d.v1.FinishMigrationRequest\x1a .ip6d.v1.FinishMigrationResponse\x12Q\n" +
-	"\x0eAbortMigration\x12\x1e.ip6d.v1.AbortMigrationRequest\x1a\x1f.ip6d.v1.AbortMigrationResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"\x0eAbortMigration\x12\x1e.ip6d.v1.AbortMigrationRequest\x1a\x1f.ip6d.v1.AbortMigrationResponse\x12K\n" +
+	"\fClaimMachine\x12\x1c.ip6d.v1.ClaimMachineRequest\x1a\x1d.ip6d.v1.ClaimMachineResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_migration_proto_rawDescOnce sync.Once
@@ -477,7 +590,7 @@ func file_ip6d_v1_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_ip6d_v1_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ip6d_v1_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_ip6d_v1_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_ip6d_v1_migration_proto_goTypes = []any{
 	(Outcome)(0),                        // 0: ip6d.v1.Outcome
 	(*BeginMigrationRequest)(nil),       // 1: ip6d.v1.BeginMigrationRequest
@@ -488,22 +601,28 @@ var file_ip6d_v1_migration_proto_goTypes = []any{
 	(*FinishMigrationResponse)(nil),     // 6: ip6d.v1.FinishMigrationResponse
 	(*AbortMigrationRequest)(nil),       // 7: ip6d.v1.AbortMigrationRequest
 	(*AbortMigrationResponse)(nil),      // 8: ip6d.v1.AbortMigrationResponse
+	(*ClaimMachineRequest)(nil),         // 9: ip6d.v1.ClaimMachineRequest
+	(*ClaimMachineResponse)(nil),        // 10: ip6d.v1.ClaimMachineResponse
+	(*Machine)(nil),                     // 11: ip6d.v1.Machine
 }
 var file_ip6d_v1_migration_proto_depIdxs = []int32{
-	0, // 0: ip6d.v1.SwitchoverMigrationResponse.outcome:type_name -> ip6d.v1.Outcome
-	1, // 1: ip6d.v1.MigrationService.BeginMigration:input_type -> ip6d.v1.BeginMigrationRequest
-	3, // 2: ip6d.v1.MigrationService.SwitchoverMigration:input_type -> ip6d.v1.SwitchoverMigrationRequest
-	5, // 3: ip6d.v1.MigrationService.FinishMigration:input_type -> ip6d.v1.FinishMigrationRequest
-	7, // 4: ip6d.v1.MigrationService.AbortMigration:input_type -> ip6d.v1.AbortMigrationRequest
-	2, // 5: ip6d.v1.MigrationService.BeginMigration:output_type -> ip6d.v1.BeginMigrationResponse
-	4, // 6: ip6d.v1.MigrationService.SwitchoverMigration:output_type -> ip6d.v1.SwitchoverMigrationResponse
-	6, // 7: ip6d.v1.MigrationService.FinishMigration:output_type -> ip6d.v1.FinishMigrationResponse
-	8, // 8: ip6d.v1.MigrationService.AbortMigration:output_type -> ip6d.v1.AbortMigrationResponse
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	0,  // 0: ip6d.v1.SwitchoverMigrationResponse.outcome:type_name -> ip6d.v1.Outcome
+	11, // 1: ip6d.v1.ClaimMachineResponse.machine:type_name -> ip6d.v1.Machine
+	1,  // 2: ip6d.v1.MigrationService.BeginMigration:input_type -> ip6d.v1.BeginMigrationRequest
+	3,  // 3: ip6d.v1.MigrationService.SwitchoverMigration:input_type -> ip6d.v1.SwitchoverMigrationRequest
+	5,  // 4: ip6d.v1.MigrationService.FinishMigration:input_type -> ip6d.v1.FinishMigrationRequest
+	7,  // 5: ip6d.v1.MigrationService.AbortMigration:input_type -> ip6d.v1.AbortMigrationRequest
+	9,  // 6: ip6d.v1.MigrationService.ClaimMachine:input_type -> ip6d.v1.ClaimMachineRequest
+	2,  // 7: ip6d.v1.MigrationService.BeginMigration:output_type -> ip6d.v1.BeginMigrationResponse
+	4,  // 8: ip6d.v1.MigrationService.SwitchoverMigration:output_type -> ip6d.v1.SwitchoverMigrationResponse
+	6,  // 9: ip6d.v1.MigrationService.FinishMigration:output_type -> ip6d.v1.FinishMigrationResponse
+	8,  // 10: ip6d.v1.MigrationService.AbortMigration:output_type -> ip6d.v1.AbortMigrationResponse
+	10, // 11: ip6d.v1.MigrationService.ClaimMachine:output_type -> ip6d.v1.ClaimMachineResponse
+	7,  // [7:12] is the sub-list for method output_type
+	2,  // [2:7] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_migration_proto_init() }
@@ -511,13 +630,14 @@ func file_ip6d_v1_migration_proto_init() {
 	if File_ip6d_v1_migration_proto != nil {
 		return
 	}
+	file_ip6d_v1_machine_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_migration_proto_rawDesc), len(file_ip6d_v1_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

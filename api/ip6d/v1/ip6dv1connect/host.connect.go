@@ -45,6 +45,16 @@ const (
 	// HostServiceHandOverBlocksProcedure is the fully-qualified name of the HostService's
 	// HandOverBlocks RPC.
 	HostServiceHandOverBlocksProcedure = "/ip6d.v1.HostService/HandOverBlocks"
+	// HostServiceDeclareHostDeadProcedure is the fully-qualified name of the HostService's
+	// DeclareHostDead RPC.
+	HostServiceDeclareHostDeadProcedure = "/ip6d.v1.HostService/DeclareHostDead"
+	// HostServiceReviveHostProcedure is the fully-qualified name of the HostService's ReviveHost RPC.
+	HostServiceReviveHostProcedure = "/ip6d.v1.HostService/ReviveHost"
+	// HostServiceAdoptBlocksProcedure is the fully-qualified name of the HostService's AdoptBlocks RPC.
+	HostServiceAdoptBlocksProcedure = "/ip6d.v1.HostService/AdoptBlocks"
+	// HostServiceUnfreezeBlocksProcedure is the fully-qualified name of the HostService's
+	// UnfreezeBlocks RPC.
+	HostServiceUnfreezeBlocksProcedure = "/ip6d.v1.HostService/UnfreezeBlocks"
 	// HostServiceGetStatusProcedure is the fully-qualified name of the HostService's GetStatus RPC.
 	HostServiceGetStatusProcedure = "/ip6d.v1.HostService/GetStatus"
 	// HostServiceGetDropsProcedure is the fully-qualified name of the HostService's GetDrops RPC.
@@ -73,6 +83,21 @@ type HostServiceClient interface {
 	// has never left it, or that is migrating; the target takes no machines; or the host is standalone. aborted, unavailable:
 	// something changed meanwhile, or the fleet's store did not say what came of it; repeat it.
 	HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error)
+	// DeclareHostDead records that another host is lost: every other host refuses its packets from then on, its machines can
+	// be claimed and its blocks adopted. Should it still run, it stops all its machines when it hears of it. The same again
+	// changes nothing. invalid_argument: it is the host that is asked. not_found: there is no such host.
+	// failed_precondition: it is alive, and that is not forced. unavailable: as CordonHost.
+	DeclareHostDead(context.Context, *connect.Request[v1.DeclareHostDeadRequest]) (*connect.Response[v1.DeclareHostDeadResponse], error)
+	// ReviveHost takes it back: the host is cordoned, gives up what was claimed meanwhile, and goes on with the rest.
+	// Errors: as CordonHost.
+	ReviveHost(context.Context, *connect.Request[v1.ReviveHostRequest]) (*connect.Response[v1.ReviveHostResponse], error)
+	// AdoptBlocks gives the blocks of a dead host to another one, frozen: their machines are found and can be claimed, and no
+	// id of them is issued. It can be repeated, and goes on where it was. failed_precondition: the one is not dead, or the
+	// other takes no machines. Other errors: as CordonHost.
+	AdoptBlocks(context.Context, *connect.Request[v1.AdoptBlocksRequest]) (*connect.Response[v1.AdoptBlocksResponse], error)
+	// UnfreezeBlocks lets ids of adopted blocks be issued again, after a quarantine. The machines that were not claimed are
+	// then lost for ever. failed_precondition: there is no such block. Other errors: as CordonHost.
+	UnfreezeBlocks(context.Context, *connect.Request[v1.UnfreezeBlocksRequest]) (*connect.Response[v1.UnfreezeBlocksResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
 	// GetDrops returns how many packets the datapath has refused, for every reason.
@@ -127,6 +152,30 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("HandOverBlocks")),
 			connect.WithClientOptions(opts...),
 		),
+		declareHostDead: connect.NewClient[v1.DeclareHostDeadRequest, v1.DeclareHostDeadResponse](
+			httpClient,
+			baseURL+HostServiceDeclareHostDeadProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("DeclareHostDead")),
+			connect.WithClientOptions(opts...),
+		),
+		reviveHost: connect.NewClient[v1.ReviveHostRequest, v1.ReviveHostResponse](
+			httpClient,
+			baseURL+HostServiceReviveHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("ReviveHost")),
+			connect.WithClientOptions(opts...),
+		),
+		adoptBlocks: connect.NewClient[v1.AdoptBlocksRequest, v1.AdoptBlocksResponse](
+			httpClient,
+			baseURL+HostServiceAdoptBlocksProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("AdoptBlocks")),
+			connect.WithClientOptions(opts...),
+		),
+		unfreezeBlocks: connect.NewClient[v1.UnfreezeBlocksRequest, v1.UnfreezeBlocksResponse](
+			httpClient,
+			baseURL+HostServiceUnfreezeBlocksProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("UnfreezeBlocks")),
+			connect.WithClientOptions(opts...),
+		),
 		getStatus: connect.NewClient[v1.GetStatusRequest, v1.GetStatusResponse](
 			httpClient,
 			baseURL+HostServiceGetStatusProcedure,
@@ -153,14 +202,18 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // hostServiceClient implements HostServiceClient.
 type hostServiceClient struct {
-	listHosts      *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
-	getHost        *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
-	cordonHost     *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
-	uncordonHost   *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
-	handOverBlocks *connect.Client[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse]
-	getStatus      *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
-	getDrops       *connect.Client[v1.GetDropsRequest, v1.GetDropsResponse]
-	monitorDrops   *connect.Client[v1.MonitorDropsRequest, v1.MonitorDropsResponse]
+	listHosts       *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
+	getHost         *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
+	cordonHost      *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
+	uncordonHost    *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
+	handOverBlocks  *connect.Client[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse]
+	declareHostDead *connect.Client[v1.DeclareHostDeadRequest, v1.DeclareHostDeadResponse]
+	reviveHost      *connect.Client[v1.ReviveHostRequest, v1.ReviveHostResponse]
+	adoptBlocks     *connect.Client[v1.AdoptBlocksRequest, v1.AdoptBlocksResponse]
+	unfreezeBlocks  *connect.Client[v1.UnfreezeBlocksRequest, v1.UnfreezeBlocksResponse]
+	getStatus       *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	getDrops        *connect.Client[v1.GetDropsRequest, v1.GetDropsResponse]
+	monitorDrops    *connect.Client[v1.MonitorDropsRequest, v1.MonitorDropsResponse]
 }
 
 // ListHosts calls ip6d.v1.HostService.ListHosts.
@@ -186,6 +239,26 @@ func (c *hostServiceClient) UncordonHost(ctx context.Context, req *connect.Reque
 // HandOverBlocks calls ip6d.v1.HostService.HandOverBlocks.
 func (c *hostServiceClient) HandOverBlocks(ctx context.Context, req *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
 	return c.handOverBlocks.CallUnary(ctx, req)
+}
+
+// DeclareHostDead calls ip6d.v1.HostService.DeclareHostDead.
+func (c *hostServiceClient) DeclareHostDead(ctx context.Context, req *connect.Request[v1.DeclareHostDeadRequest]) (*connect.Response[v1.DeclareHostDeadResponse], error) {
+	return c.declareHostDead.CallUnary(ctx, req)
+}
+
+// ReviveHost calls ip6d.v1.HostService.ReviveHost.
+func (c *hostServiceClient) ReviveHost(ctx context.Context, req *connect.Request[v1.ReviveHostRequest]) (*connect.Response[v1.ReviveHostResponse], error) {
+	return c.reviveHost.CallUnary(ctx, req)
+}
+
+// AdoptBlocks calls ip6d.v1.HostService.AdoptBlocks.
+func (c *hostServiceClient) AdoptBlocks(ctx context.Context, req *connect.Request[v1.AdoptBlocksRequest]) (*connect.Response[v1.AdoptBlocksResponse], error) {
+	return c.adoptBlocks.CallUnary(ctx, req)
+}
+
+// UnfreezeBlocks calls ip6d.v1.HostService.UnfreezeBlocks.
+func (c *hostServiceClient) UnfreezeBlocks(ctx context.Context, req *connect.Request[v1.UnfreezeBlocksRequest]) (*connect.Response[v1.UnfreezeBlocksResponse], error) {
+	return c.unfreezeBlocks.CallUnary(ctx, req)
 }
 
 // GetStatus calls ip6d.v1.HostService.GetStatus.
@@ -222,6 +295,21 @@ type HostServiceHandler interface {
 	// has never left it, or that is migrating; the target takes no machines; or the host is standalone. aborted, unavailable:
 	// something changed meanwhile, or the fleet's store did not say what came of it; repeat it.
 	HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error)
+	// DeclareHostDead records that another host is lost: every other host refuses its packets from then on, its machines can
+	// be claimed and its blocks adopted. Should it still run, it stops all its machines when it hears of it. The same again
+	// changes nothing. invalid_argument: it is the host that is asked. not_found: there is no such host.
+	// failed_precondition: it is alive, and that is not forced. unavailable: as CordonHost.
+	DeclareHostDead(context.Context, *connect.Request[v1.DeclareHostDeadRequest]) (*connect.Response[v1.DeclareHostDeadResponse], error)
+	// ReviveHost takes it back: the host is cordoned, gives up what was claimed meanwhile, and goes on with the rest.
+	// Errors: as CordonHost.
+	ReviveHost(context.Context, *connect.Request[v1.ReviveHostRequest]) (*connect.Response[v1.ReviveHostResponse], error)
+	// AdoptBlocks gives the blocks of a dead host to another one, frozen: their machines are found and can be claimed, and no
+	// id of them is issued. It can be repeated, and goes on where it was. failed_precondition: the one is not dead, or the
+	// other takes no machines. Other errors: as CordonHost.
+	AdoptBlocks(context.Context, *connect.Request[v1.AdoptBlocksRequest]) (*connect.Response[v1.AdoptBlocksResponse], error)
+	// UnfreezeBlocks lets ids of adopted blocks be issued again, after a quarantine. The machines that were not claimed are
+	// then lost for ever. failed_precondition: there is no such block. Other errors: as CordonHost.
+	UnfreezeBlocks(context.Context, *connect.Request[v1.UnfreezeBlocksRequest]) (*connect.Response[v1.UnfreezeBlocksResponse], error)
 	// GetStatus returns the state of this daemon and its datapath.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error)
 	// GetDrops returns how many packets the datapath has refused, for every reason.
@@ -272,6 +360,30 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("HandOverBlocks")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceDeclareHostDeadHandler := connect.NewUnaryHandler(
+		HostServiceDeclareHostDeadProcedure,
+		svc.DeclareHostDead,
+		connect.WithSchema(hostServiceMethods.ByName("DeclareHostDead")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceReviveHostHandler := connect.NewUnaryHandler(
+		HostServiceReviveHostProcedure,
+		svc.ReviveHost,
+		connect.WithSchema(hostServiceMethods.ByName("ReviveHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceAdoptBlocksHandler := connect.NewUnaryHandler(
+		HostServiceAdoptBlocksProcedure,
+		svc.AdoptBlocks,
+		connect.WithSchema(hostServiceMethods.ByName("AdoptBlocks")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceUnfreezeBlocksHandler := connect.NewUnaryHandler(
+		HostServiceUnfreezeBlocksProcedure,
+		svc.UnfreezeBlocks,
+		connect.WithSchema(hostServiceMethods.ByName("UnfreezeBlocks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceGetStatusHandler := connect.NewUnaryHandler(
 		HostServiceGetStatusProcedure,
 		svc.GetStatus,
@@ -305,6 +417,14 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceUncordonHostHandler.ServeHTTP(w, r)
 		case HostServiceHandOverBlocksProcedure:
 			hostServiceHandOverBlocksHandler.ServeHTTP(w, r)
+		case HostServiceDeclareHostDeadProcedure:
+			hostServiceDeclareHostDeadHandler.ServeHTTP(w, r)
+		case HostServiceReviveHostProcedure:
+			hostServiceReviveHostHandler.ServeHTTP(w, r)
+		case HostServiceAdoptBlocksProcedure:
+			hostServiceAdoptBlocksHandler.ServeHTTP(w, r)
+		case HostServiceUnfreezeBlocksProcedure:
+			hostServiceUnfreezeBlocksHandler.ServeHTTP(w, r)
 		case HostServiceGetStatusProcedure:
 			hostServiceGetStatusHandler.ServeHTTP(w, r)
 		case HostServiceGetDropsProcedure:
@@ -338,6 +458,22 @@ func (UnimplementedHostServiceHandler) UncordonHost(context.Context, *connect.Re
 
 func (UnimplementedHostServiceHandler) HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.HandOverBlocks is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) DeclareHostDead(context.Context, *connect.Request[v1.DeclareHostDeadRequest]) (*connect.Response[v1.DeclareHostDeadResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.DeclareHostDead is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) ReviveHost(context.Context, *connect.Request[v1.ReviveHostRequest]) (*connect.Response[v1.ReviveHostResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.ReviveHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) AdoptBlocks(context.Context, *connect.Request[v1.AdoptBlocksRequest]) (*connect.Response[v1.AdoptBlocksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.AdoptBlocks is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) UnfreezeBlocks(context.Context, *connect.Request[v1.UnfreezeBlocksRequest]) (*connect.Response[v1.UnfreezeBlocksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.UnfreezeBlocks is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error) {

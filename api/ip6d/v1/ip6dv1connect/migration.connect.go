@@ -45,6 +45,9 @@ const (
 	// MigrationServiceAbortMigrationProcedure is the fully-qualified name of the MigrationService's
 	// AbortMigration RPC.
 	MigrationServiceAbortMigrationProcedure = "/ip6d.v1.MigrationService/AbortMigration"
+	// MigrationServiceClaimMachineProcedure is the fully-qualified name of the MigrationService's
+	// ClaimMachine RPC.
+	MigrationServiceClaimMachineProcedure = "/ip6d.v1.MigrationService/ClaimMachine"
 )
 
 // MigrationServiceClient is a client for the ip6d.v1.MigrationService service.
@@ -62,6 +65,12 @@ type MigrationServiceClient interface {
 	// AbortMigration calls the migration off, on the source or the target. failed_precondition: the switchover was
 	// committed; move the machine back instead.
 	AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error)
+	// ClaimMachine makes this host the owner of a machine whose host was declared dead. A port that a migration attached here
+	// is kept; else attach one after it. already_exists: the name is another machine's here. invalid_argument: the address is
+	// none of that network. failed_precondition: its owner is not dead, its block is still the dead host's
+	// (HostService.AdoptBlocks), the store has it with another name or network, or this host takes no machines; nothing has
+	// changed. unavailable: the store cannot be reached or did not say what came of it; the claim may be pursued, repeat it.
+	ClaimMachine(context.Context, *connect.Request[v1.ClaimMachineRequest]) (*connect.Response[v1.ClaimMachineResponse], error)
 }
 
 // NewMigrationServiceClient constructs a client for the ip6d.v1.MigrationService service. By
@@ -99,6 +108,12 @@ func NewMigrationServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(migrationServiceMethods.ByName("AbortMigration")),
 			connect.WithClientOptions(opts...),
 		),
+		claimMachine: connect.NewClient[v1.ClaimMachineRequest, v1.ClaimMachineResponse](
+			httpClient,
+			baseURL+MigrationServiceClaimMachineProcedure,
+			connect.WithSchema(migrationServiceMethods.ByName("ClaimMachine")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -108,6 +123,7 @@ type migrationServiceClient struct {
 	switchoverMigration *connect.Client[v1.SwitchoverMigrationRequest, v1.SwitchoverMigrationResponse]
 	finishMigration     *connect.Client[v1.FinishMigrationRequest, v1.FinishMigrationResponse]
 	abortMigration      *connect.Client[v1.AbortMigrationRequest, v1.AbortMigrationResponse]
+	claimMachine        *connect.Client[v1.ClaimMachineRequest, v1.ClaimMachineResponse]
 }
 
 // BeginMigration calls ip6d.v1.MigrationService.BeginMigration.
@@ -130,6 +146,11 @@ func (c *migrationServiceClient) AbortMigration(ctx context.Context, req *connec
 	return c.abortMigration.CallUnary(ctx, req)
 }
 
+// ClaimMachine calls ip6d.v1.MigrationService.ClaimMachine.
+func (c *migrationServiceClient) ClaimMachine(ctx context.Context, req *connect.Request[v1.ClaimMachineRequest]) (*connect.Response[v1.ClaimMachineResponse], error) {
+	return c.claimMachine.CallUnary(ctx, req)
+}
+
 // MigrationServiceHandler is an implementation of the ip6d.v1.MigrationService service.
 type MigrationServiceHandler interface {
 	// BeginMigration records where the machine is going, and the target accepts it durably.
@@ -145,6 +166,12 @@ type MigrationServiceHandler interface {
 	// AbortMigration calls the migration off, on the source or the target. failed_precondition: the switchover was
 	// committed; move the machine back instead.
 	AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error)
+	// ClaimMachine makes this host the owner of a machine whose host was declared dead. A port that a migration attached here
+	// is kept; else attach one after it. already_exists: the name is another machine's here. invalid_argument: the address is
+	// none of that network. failed_precondition: its owner is not dead, its block is still the dead host's
+	// (HostService.AdoptBlocks), the store has it with another name or network, or this host takes no machines; nothing has
+	// changed. unavailable: the store cannot be reached or did not say what came of it; the claim may be pursued, repeat it.
+	ClaimMachine(context.Context, *connect.Request[v1.ClaimMachineRequest]) (*connect.Response[v1.ClaimMachineResponse], error)
 }
 
 // NewMigrationServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -178,6 +205,12 @@ func NewMigrationServiceHandler(svc MigrationServiceHandler, opts ...connect.Han
 		connect.WithSchema(migrationServiceMethods.ByName("AbortMigration")),
 		connect.WithHandlerOptions(opts...),
 	)
+	migrationServiceClaimMachineHandler := connect.NewUnaryHandler(
+		MigrationServiceClaimMachineProcedure,
+		svc.ClaimMachine,
+		connect.WithSchema(migrationServiceMethods.ByName("ClaimMachine")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ip6d.v1.MigrationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MigrationServiceBeginMigrationProcedure:
@@ -188,6 +221,8 @@ func NewMigrationServiceHandler(svc MigrationServiceHandler, opts ...connect.Han
 			migrationServiceFinishMigrationHandler.ServeHTTP(w, r)
 		case MigrationServiceAbortMigrationProcedure:
 			migrationServiceAbortMigrationHandler.ServeHTTP(w, r)
+		case MigrationServiceClaimMachineProcedure:
+			migrationServiceClaimMachineHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -211,4 +246,8 @@ func (UnimplementedMigrationServiceHandler) FinishMigration(context.Context, *co
 
 func (UnimplementedMigrationServiceHandler) AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.MigrationService.AbortMigration is not implemented"))
+}
+
+func (UnimplementedMigrationServiceHandler) ClaimMachine(context.Context, *connect.Request[v1.ClaimMachineRequest]) (*connect.Response[v1.ClaimMachineResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.MigrationService.ClaimMachine is not implemented"))
 }

@@ -1,0 +1,319 @@
+package hwmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"ip6d/addr"
+)
+
+// A host that was declared dead carries nothing: other hosts may have its machines by now. It is told by its own record,
+// which counts how often that was said, so that it learns of it also when it was revived before it looked. It closes the
+// datapath with one write, and remembers that in its truth; a later start without the store stays closed. When it has been
+// revived it compares each of its machines with the store, gives up those that others own, and opens the datapath again.
+
+// fenceKey is the key of the truth's fenceRecord.
+const fenceKey Key = "fence"
+
+// fenceRecord is what a host knows of its own deaths.
+type fenceRecord struct {
+	Fenced bool   `json:"fenced,omitempty"` // it was declared dead, and has not taken up its machines since
+	Deaths uint64 `json:"deaths,omitempty"` // of its record, after which it has
+}
+
+// fence is a fenceRecord in memory, and the order in which it changes.
+type fence struct {
+	changing keyedLocks[struct{}] // guards closed; who changes anything here holds it, across calls to stores
+	closed   bool                 // kernel and truth both say that it is fenced
+	wanted   chan struct{}        // asks for a look whether this host was revived; holds one wish
+	is       fenceRecord          // guarded by Map.mu
+}
+
+func (f *fence) lock(ctx context.Context) (unlock func(), err error) {
+	return f.changing.lock(ctx, struct{}{})
+}
+
+// checkFence returns ErrFenced where this host may carry nothing, make nothing and move nothing.
+func (m *Map) checkFence() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.fence.is.Fenced {
+		return nil
+	}
+	return fmt.Errorf("%w: host %d carries nothing, since other hosts may have its machines by now; `ip6d host revive %d` takes it back",
+		ErrFenced, m.Self.ID, m.Self.ID)
+}
+
+// restoreFence closes the datapath before anything is brought into it, where this host was declared dead: by its truth, by
+// what an earlier daemon left in the kernel, and by the store where that answers.
+func (m *Map) restoreFence(ctx context.Context) error {
+	e, err := m.Truth.Get(ctx, fenceKey)
+	if err != nil {
+		return err
+	}
+	known, err := optional[fenceRecord](e[0])
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	closed, err := m.Datapath.Fenced()
+	if err != nil {
+		return err
+	}
+	var is fenceRecord
+	if known != nil {
+		is = *known
+	}
+	m.mu.Lock()
+	m.fence.is = is
+	m.mu.Unlock()
+	if is.Fenced || closed {
+		// Only one of them after a crash in between. Which way it was going the store knows; until it answers, closed is safe.
+		unlock, err := m.fence.lock(ctx)
+		if err != nil {
+			return err
+		}
+		err = m.close(ctx)
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	_, own, err := m.readHost(ctx, m.Self.ID)
+	if err != nil {
+		// A new host has no record, and what else is wrong with it joining says.
+		m.Logger.Debug("own record not read before the start", "error", err)
+		return nil
+	}
+	return m.heedOwn(ctx, own)
+}
+
+// heedOwn acts on this host's own record, as it was read from the store just now or brought by the watch: one that says that
+// it was declared dead closes the datapath at once.
+func (m *Map) heedOwn(ctx context.Context, own Host) error {
+	unlock, err := m.fence.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m.mu.Lock()
+	is := m.fence.is
+	m.mu.Unlock()
+	if !is.Fenced && own.State != Dead && own.Deaths <= is.Deaths {
+		return nil
+	}
+	wish(m.fence.wanted) // it may have been revived
+	if m.fence.closed {
+		return nil
+	}
+	m.Logger.Error("this host was declared dead: it carries nothing until an operator revives it", "host", m.Self.ID, "deaths", own.Deaths)
+	return m.close(ctx)
+}
+
+// close closes the datapath, and remembers it. The kernel is first: each packet may be in another machine's name. The caller
+// holds changing.
+func (m *Map) close(ctx context.Context) error {
+	m.mu.Lock()
+	m.fence.is.Fenced = true
+	is := m.fence.is
+	m.mu.Unlock()
+	// Neither waits for the other to succeed.
+	err := errors.Join(m.Datapath.SetFenced(true), m.writeFence(ctx, is))
+	m.fence.closed = err == nil
+	if err != nil {
+		return fmt.Errorf("stop this host, which was declared dead: %w", err)
+	}
+	return nil
+}
+
+// heedBatch is heedOwn for records of which this host's own may be one.
+func (m *Map) heedBatch(ctx context.Context, entries []Entry) error {
+	for _, e := range entries {
+		if e.Key != hostKey(m.Self.ID) || e.Value == nil {
+			continue
+		}
+		own, err := decode[Host](e)
+		if err != nil {
+			return nil // applying it says so
+		}
+		return m.heedOwn(ctx, own)
+	}
+	return nil
+}
+
+func (m *Map) writeFence(ctx context.Context, is fenceRecord) error {
+	_, err := m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: []Write{{Key: fenceKey, Value: encode(is)}}})
+	if err != nil {
+		return fmt.Errorf("write this host's database: %w", err)
+	}
+	return nil
+}
+
+// keepFence takes this host's machines up again when it was revived, until ctx ends.
+func (m *Map) keepFence(ctx context.Context) error {
+	wait, said := retryPause, ""
+	for {
+		select {
+		case <-m.fence.wanted:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		err := m.takeUp(ctx)
+		if err == nil {
+			wait, said = retryPause, ""
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err.Error() != said { // a trouble that lasts is told once
+			m.Logger.Warn("revived, but machines not taken up yet, trying again", "error", err)
+			said = err.Error()
+		}
+		wish(m.fence.wanted)
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, maxRetryPause)
+	}
+}
+
+// takeUp compares every machine of a host that was revived with the store, and opens the datapath when all are. It does
+// nothing while the host is dead, or its database suspect, or where it is not fenced. Errors: ErrUnavailable and ErrInDoubt, ErrConflict: something changed
+// meanwhile; those of Datapath, Ports and the truth's store.
+func (m *Map) takeUp(ctx context.Context) error {
+	if m.checkFence() == nil || m.trusted() != nil {
+		return nil
+	}
+	before, own, err := m.readHost(ctx, m.Self.ID)
+	if err != nil || own.State == Dead {
+		return err
+	}
+	m.mu.Lock()
+	numbers := slices.Sorted(maps.Keys(m.local))
+	m.mu.Unlock()
+	for _, number := range numbers {
+		if err := m.takeUpMachine(ctx, number, before); err != nil {
+			return fmt.Errorf("machine %d: %w", number, err)
+		}
+	}
+	if err := m.open(ctx, before, own); err != nil {
+		return err
+	}
+	m.Logger.Warn("this host was revived and carries packets again", "host", m.Self.ID)
+	m.unsettled.add(numbers...)
+	wish(m.leaseWanted)
+	wish(m.appliedWanted)
+	return nil
+}
+
+// open opens the datapath, if this host's record is still as it was when its machines were compared.
+func (m *Map) open(ctx context.Context, before Entry, own Host) error {
+	unlock, err := m.fence.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, _, err := m.readHost(ctx, m.Self.ID)
+	if err != nil {
+		return err
+	}
+	if now.ModRevision != before.ModRevision {
+		// Whatever it says: what comes after this, heedOwn is told of, and waits for the lock.
+		return fmt.Errorf("%w: the record of this host", ErrConflict)
+	}
+	is := fenceRecord{Deaths: own.Deaths}
+	if err := m.writeFence(ctx, is); err != nil {
+		return err
+	}
+	if err := m.Datapath.SetFenced(false); err != nil {
+		return err // closed in memory still, so that it is done again
+	}
+	m.fence.closed = false
+	m.mu.Lock()
+	m.fence.is = is
+	m.mu.Unlock()
+	return nil
+}
+
+// takeUpMachine resolves what became of a machine while this host was dead. Nothing of it can be claimed any more: own is
+// this host's record, by which it is revived, and what is written is conditional on that.
+func (m *Map) takeUpMachine(ctx context.Context, number addr.Machine, own Entry) error {
+	unlock, err := m.operations.lock(ctx, number)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	l, known := m.lookup(number)
+	if !known {
+		return nil
+	}
+	if !l.isHere() {
+		return nil // nobody claims what this host does not own
+	}
+	s, err := m.read(ctx, number)
+	if err != nil {
+		return err
+	}
+	b, err := optional[Block](s.block)
+	if err != nil {
+		return err
+	}
+	switch r := s.record; {
+	case r != nil && r.Epoch > l.Epoch && r.Host != m.Self.ID:
+		m.Logger.Warn("machine was taken over by another host while this one was dead", "machine", l.Name, "host", r.Host, "epoch", r.Epoch)
+		return m.giveUp(ctx, l, r.Epoch)
+	case r != nil, l.State == Switching: // settling it does what there is to be done
+		return nil
+	}
+	return m.takeUpUnrecorded(ctx, l, s, b, own)
+}
+
+// takeUpUnrecorded is takeUpMachine for a machine without a record: it goes by its block.
+func (m *Map) takeUpUnrecorded(ctx context.Context, l Local, s stored, b *Block, own Entry) error {
+	switch {
+	case b == nil:
+		// A record that has gone frees nothing: whoever is the home publishes it again.
+		if home, err := m.isHome(l.Machine); err != nil || home {
+			return err
+		}
+		return fmt.Errorf("home of block %d: %w, and its record has gone from the store", l.Machine.Block(), ErrUnavailable)
+	case b.Home == m.Self.ID: // nobody else can have issued the id
+		return nil
+	case b.AdoptedFrom != m.Self.ID:
+		// Its ids may have been issued again: whoever unfroze the block said that its machines are gone.
+		m.Logger.Warn("machine is lost: its block was given to another host and unfrozen", "machine", l.Name, "block", b.Block, "home", b.Home)
+		return m.giveUp(ctx, l, l.Epoch)
+	}
+	r := m.owned(l)
+	_, err := m.Fleet.Commit(ctx, Txn{
+		If:   []Condition{s.unchanged(), s.block.unchanged(), own.unchanged()},
+		Then: []Write{{Key: s.key.Key, Value: encode(r)}},
+	})
+	return err
+}
+
+// isHere reports whether this host is the machine's owner, as far as it knows.
+func (l Local) isHere() bool { return l.State == Here || l.State == Leaving || l.State == Switching }
+
+// giveUp removes all that this host has of a machine that is not its own any more; the last owner that is known of had that
+// epoch.
+func (m *Map) giveUp(ctx context.Context, l Local, epoch uint64) error {
+	if err := m.removePort(l); err != nil {
+		return err
+	}
+	if err := m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch); err != nil {
+		return err
+	}
+	return m.yield(ctx, l, epoch)
+}
+
+// mayChange returns an error while nothing may be done with machines: ErrSuspect, ErrFenced.
+func (m *Map) mayChange() error {
+	if err := m.trusted(); err != nil {
+		return err
+	}
+	return m.checkFence()
+}

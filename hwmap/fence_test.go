@@ -1,0 +1,194 @@
+package hwmap_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ip6d/addr"
+	"ip6d/hwmap"
+)
+
+// The fleet's watch over what is delivered sees each entry as it is written: a host that is fenced delivers nothing.
+func TestADeadHostThatComesBackCarriesNothingOfWhatWasClaimed(t *testing.T) {
+	for name, restart := range map[string]func(*server){
+		"after a restart": (*server).start,
+		"after a reboot":  func(s *server) { s.reboot(); s.start() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3)
+				f.create(1, "web1")
+				f.create(1, "web2")
+				f.lose(1, 2)
+				f.adoptBlocks(1, 2)
+				f.claim(3, "web1", 1)
+				restart(f.servers[1])
+				f.check(map[string]addr.Host{"web1": 3})
+
+				f.say(2, (*hwmap.Map).Revive, 1)
+				f.settled()
+				f.attach(1, "web2") // a reboot took its port
+				f.check(map[string]addr.Host{"web1": 3, "web2": 1})
+				if r := f.view().machines[2]; r.Host != 1 || r.Epoch != 1 {
+					t.Errorf("the record of what was not claimed: %+v", r)
+				}
+				f.migrate("web2", 1, 3)
+				f.migrate("web1", 3, 2)
+				f.check(map[string]addr.Host{"web1": 2, "web2": 3})
+			})
+		})
+	}
+}
+
+func TestAHostThatHearsOfItsDeathStopsEverythingAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		f.create(1, "web1")
+		f.settled()
+		release := f.hold(1)
+		f.must(f.call(2, declareDead(1, true)))
+		synctest.Wait()
+		if f.servers[1].kernel.closed() {
+			t.Fatal("fenced without having heard")
+		}
+		release()
+		synctest.Wait()
+		if !f.servers[1].kernel.closed() {
+			t.Error("not fenced")
+		}
+		m := f.on(1)
+		_, err := m.Create(t.Context(), "web2", 7)
+		for what, err := range map[string]error{
+			"begin": f.call(1, begin("web1", 2)), "attach": f.call(1, attach("web1")), "destroy": f.call(1, destroy("web1")),
+			"accept": m.Accept(t.Context(), 1), "claim": f.call(1, claim("web3", 300)),
+		} {
+			if !errors.Is(err, hwmap.ErrFenced) {
+				t.Errorf("%s: %v, want ErrFenced", what, err)
+			}
+		}
+		if !errors.Is(err, hwmap.ErrState) {
+			t.Errorf("create: %v, want ErrState", err)
+		}
+		f.must(f.call(1, func(ctx context.Context, m *hwmap.Map) error { // on the host itself, too
+			_, err := m.Revive(ctx, 1)
+			return err
+		}))
+		f.check(map[string]addr.Host{"web1": 1})
+		f.migrate("web1", 1, 2)
+		f.check(map[string]addr.Host{"web1": 2})
+	})
+}
+
+func TestAFencedHostStaysSoWithoutTheStore(t *testing.T) {
+	for name, lose := range map[string]func(*server){
+		"the cache too": func(s *server) { s.cache = newMemory() },
+		"nothing else":  func(*server) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 2)
+				f.create(1, "web1")
+				f.must(f.call(2, declareDead(1, true)))
+				f.settled()
+				s := f.servers[1]
+				s.reboot()
+				f.cutOff(1)
+				err := s.open()
+				if err == nil {
+					time.Sleep(time.Minute)
+				}
+				if !s.kernel.closed() {
+					t.Errorf("it carries packets, start: %v", err)
+				}
+				lose(s)
+				s.reboot()
+				if err := s.open(); err == nil {
+					time.Sleep(time.Minute)
+				}
+				if !s.kernel.closed() {
+					t.Error("it carries packets")
+				}
+				f.inject(nil)
+				f.say(2, (*hwmap.Map).Revive, 1)
+				s.restart()
+				f.settled()
+				f.attach(1, "web1")
+				f.check(map[string]addr.Host{"web1": 1})
+			})
+		})
+	}
+}
+
+// It was dead and revived before it looked: what was claimed meanwhile is not its own.
+func TestAHostThatSleptThroughItsDeathGivesUpWhatWasClaimed(t *testing.T) {
+	for name, cutOff := range map[string]bool{"it was down": false, "it was cut off": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3)
+				f.create(1, "web1")
+				f.create(1, "web2")
+				f.settled()
+				release := func() {}
+				if cutOff {
+					release = f.hold(1)
+				} else {
+					f.servers[1].kill()
+				}
+				f.setLost(1, true)
+				f.must(f.call(2, declareDead(1, true)))
+				f.adoptBlocks(1, 2)
+				f.claim(3, "web1", 1)
+				f.say(2, (*hwmap.Map).Revive, 1)
+				f.settled()
+				if cutOff {
+					release()
+					f.settled()
+				}
+				if !cutOff {
+					f.servers[1].start()
+				}
+				f.check(map[string]addr.Host{"web1": 3, "web2": 1})
+			})
+		})
+	}
+}
+
+// A crash between the kernel's map and the truth leaves the host closed until the store says what it is.
+func TestAFenceThatOnlyTheKernelHasHoldsUntilTheStoreAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		f.create(1, "web1")
+		s := f.servers[1]
+		s.kill()
+		f.must(s.kernel.SetFenced(true))
+		f.cutOff(1)
+		f.must(s.open())
+		f.settled()
+		if !s.kernel.closed() {
+			t.Error("opened without the store's word")
+		}
+		f.inject(nil)
+		f.check(map[string]addr.Host{"web1": 1})
+	})
+}
+
+func TestADeadHostWhoseBlocksNobodyAdoptedGoesOnAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		f.create(1, "web1")
+		f.lose(1, 2)
+		f.servers[1].start()
+		f.check(nil)
+		f.say(2, (*hwmap.Map).Revive, 1)
+		f.check(map[string]addr.Host{"web1": 1})
+		if len(f.view().machines) != 0 {
+			t.Errorf("records: %+v", f.view().machines)
+		}
+		if got := f.state(1); got != hwmap.Cordoned {
+			t.Errorf("it is %s", got)
+		}
+	})
+}
