@@ -26,7 +26,7 @@ ifeq ($(shell PATH='$(PATH)' command -v go),) # make 4.3 does not export to $(sh
 $(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
 endif
 
-.PHONY: build bin/ip6d demo test test-kernel race fuzz bench-datapath lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
+.PHONY: build bin/ip6d demo test soak test-kernel race fuzz bench-datapath lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
 
 ## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
 build: bin/ip6d bin/etcd
@@ -52,6 +52,14 @@ demo: root build
 test: root deps-test build bin/testreport
 	go -C tools test ./...
 	go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/test.json | bin/testreport $(NO_SKIP)
+ifeq ($(PACKAGES),./...)
+	go -C integration/soak test -json -count=1 -timeout=$(TEST_TIMEOUT) ./... | tee bin/test-soak.json | bin/testreport $(NO_SKIP)
+endif
+
+## soak: random calls and faults for SOAK_TIME (5m), as drawn from SEED (a random one), on three hosts with three etcd members (root)
+soak: export SOAK_TIME ?= 5m
+soak: root build
+	go -C integration/soak run .
 
 ## test-kernel: the tests of nat/ and host/ on the oldest kernel, Linux 6.1, which QEMU emulates
 test-kernel: deps-test-kernel bin/testkernel bin/testreport
@@ -79,8 +87,10 @@ lint-go:
 	@badly=$$("$$(go env GOROOT)/bin/gofmt" -l .); [[ -z $$badly ]] || { echo "gofmt -w" $$badly >&2; exit 1; }
 	go vet ./...
 	go -C tools vet ./...
+	go -C integration/soak vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go -C tools tool staticcheck ./...
+	go -C integration/soak tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...
 
 lint-c: deps-lint
 	clang-format-19 --dry-run -Werror bpf/*.[ch] integration/bench/harness/*.c integration/lab/guard/*.c
@@ -95,6 +105,7 @@ lint-proto:
 lint-modules:
 	go mod tidy -diff
 	go -C tools mod tidy -diff
+	go -C integration/soak mod tidy -diff
 
 ## generate: the Go code of api/, and the BPF objects with their Go code
 generate: deps-generate

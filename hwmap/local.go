@@ -186,9 +186,11 @@ func (m *Map) write(ctx context.Context, w Write, remember func()) error {
 // writeTruth makes some writes one step, then remembers them.
 func (m *Map) writeTruth(ctx context.Context, writes []Write, remember func()) error {
 	// A caller who has gone must not leave the file and memory apart.
+	// gofail: var beforeTruth struct{}
 	if _, err := m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: writes}); err != nil {
 		return fmt.Errorf("write this host's database: %w", err)
 	}
+	// gofail: var afterTruth struct{}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	remember()

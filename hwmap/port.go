@@ -52,10 +52,12 @@ func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error)
 		}
 		l = wanted
 	}
+	// gofail: var beforePort struct{}
 	made, port, err := m.Ports.Attach(s, spec)
 	if err != nil {
 		return l, err
 	}
+	// gofail: var afterPort struct{}
 	if *l.Port != made {
 		l.Port = &made
 		if err := m.record(ctx, l); err != nil {
@@ -65,6 +67,7 @@ func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error)
 	if err := m.Datapath.AttachPort(port.Ifindex, s); err != nil {
 		return l, err
 	}
+	// gofail: var afterProgram struct{}
 	before, _, err := m.Datapath.Machine(m.id(l.Machine))
 	if err != nil {
 		return l, err
@@ -129,6 +132,7 @@ func (m *Map) removePort(l Local) error {
 	if err := m.Ports.Detach(s, *l.Port); err != nil {
 		return err
 	}
+	// gofail: var afterPortRemoved struct{}
 	if e.Port.Ifindex == 0 {
 		return nil
 	}

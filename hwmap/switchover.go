@@ -104,12 +104,14 @@ func (m *Map) handOver(ctx context.Context, l Local, s stored, target Entry) (Ou
 	if err := m.record(ctx, l); err != nil {
 		return "", err
 	}
+	// gofail: var beforeFlip struct{}
 	if err := m.Datapath.Flip(m.id(l.Machine), l.Peer, l.Epoch); err != nil {
 		if first {
 			err = errors.Join(err, m.goBack(ctx, l))
 		}
 		return "", err
 	}
+	// gofail: var afterFlip struct{}
 	next := m.owned(l)
 	next.Host, next.Epoch = l.Peer, l.Epoch+1
 	// That the target's record is unchanged keeps a switchover from racing with the target's removal.

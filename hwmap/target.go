@@ -113,6 +113,7 @@ func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
 	if err := m.putEntry(l); err != nil { // first of all: packets are waiting
 		return err
 	}
+	// gofail: var afterArrival struct{}
 	return m.record(ctx, l)
 }
 

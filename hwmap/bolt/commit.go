@@ -106,7 +106,10 @@ func (s *Store) write(group []*request) error {
 		}
 		committing = true
 		s.file.growBy(tx)
-		return s.commit(tx)
+		// gofail: var beforeFile struct{}
+		err = s.commit(tx)
+		// gofail: var afterFile struct{}
+		return err
 	})
 	if err == nil {
 		s.wrote(group)

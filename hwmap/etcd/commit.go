@@ -41,7 +41,18 @@ func (s *Store) commit(ctx context.Context, t hwmap.Txn, lease int64) (hwmap.Rev
 	}
 	c := s.call(ctx)
 	defer c.cancel()
+	// gofail: var beforeStore struct{}
+
+	// gofail: var storeRequestLate int
+	// later(storeRequestLate, func() { _, _ = s.kv.Txn(context.Background(), req) })
+	// return 0, fmt.Errorf("commit: %w: it is on its way", hwmap.ErrInDoubt)
+
 	resp, err := s.kv.Txn(c.ctx, req)
+	// gofail: var afterStore struct{}
+
+	// gofail: var storeAnswerLost struct{}
+	// return 0, fmt.Errorf("commit: %w: the answer was lost", hwmap.ErrInDoubt)
+
 	switch {
 	case err != nil:
 		return 0, s.writeError(ctx, c, "commit", err)
