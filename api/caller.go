@@ -11,12 +11,15 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
+
+	"ip6d/addr"
 )
 
-// caller is who makes a call: a process of this host, as the kernel knows it, or whoever holds a certificate.
+// caller is who makes a call: a process of this host, as the kernel knows it, whoever holds a certificate, or another host.
 type caller struct {
 	credentials *unix.Ucred       // of the process that connected to the unix socket
 	certificate *x509.Certificate // of the client of a TLS connection
+	host        addr.Host         // another host, to PeerService
 }
 
 type callerKey struct{}
@@ -61,6 +64,8 @@ func (c caller) attributes(peer connect.Peer) []slog.Attr {
 	switch {
 	case c.credentials != nil:
 		return []slog.Attr{slog.Any("uid", c.credentials.Uid), slog.Any("gid", c.credentials.Gid), slog.Any("pid", c.credentials.Pid)}
+	case c.host != 0:
+		return []slog.Attr{slog.Any("caller", c.host), slog.String("address", peer.Addr)}
 	case c.certificate != nil:
 		return []slog.Attr{
 			slog.String("address", peer.Addr), slog.String("subject", c.certificate.Subject.String()),
@@ -123,6 +128,9 @@ func (l callLog) called(ctx context.Context, spec connect.Spec, peer connect.Pee
 	}
 	if q, ok := question.(interface{ GetHost() string }); ok {
 		all = append(all, slog.String("host", q.GetHost()))
+	}
+	if q, ok := question.(interface{ GetMachine() uint32 }); ok {
+		all = append(all, slog.Any("machine", q.GetMachine()))
 	}
 	if q, ok := question.(interface{ GetTo() uint32 }); ok {
 		all = append(all, slog.Any("to", q.GetTo()))

@@ -102,7 +102,7 @@ func TestACallThatMayChangeSomethingIsLoggedWithItsCaller(t *testing.T) {
 
 // What only reads says so in its service, and is then logged at level debug; everything else is in the log.
 func TestAMethodSaysByItsNameWhetherItOnlyReads(t *testing.T) {
-	reading := []string{"Get", "List", "Monitor", "Watch", "Check", "Trace"}
+	reading := []string{"Get", "List", "Monitor", "Watch", "Check", "Trace", "Reread"}
 	services := 0
 	for _, file := range []protoreflect.FileDescriptor{
 		ip6dv1.File_ip6d_v1_machine_proto, ip6dv1.File_ip6d_v1_migration_proto, ip6dv1.File_ip6d_v1_host_proto, ip6dv1.File_ip6d_v1_peer_proto,

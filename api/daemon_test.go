@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 
 	"ip6d/addr"
+	"ip6d/certificate"
 	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
 	"ip6d/nat"
@@ -29,6 +30,7 @@ type daemon struct {
 	datapath *fakeDatapath
 	socket   string
 	events   *nat.Feed
+	identity *certificate.Identity
 }
 
 // database opens a store that ends with the test.
@@ -46,10 +48,19 @@ func database(t *testing.T) hwmap.Store {
 	return s
 }
 
+func newIdentity(t *testing.T) *certificate.Identity {
+	t.Helper()
+	i, err := certificate.LoadIdentity(filepath.Join(t.TempDir(), "peer.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
 // newDaemon starts host id; fleet nil means standalone.
 func newDaemon(t *testing.T, id addr.Host, fleet hwmap.Store) *daemon {
 	t.Helper()
-	d := &daemon{datapath: newFakeDatapath(), events: new(nat.Feed)}
+	d := &daemon{datapath: newFakeDatapath(), events: new(nat.Feed), identity: newIdentity(t)}
 	truth := database(t)
 	o := hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: 1,
@@ -63,7 +74,8 @@ func newDaemon(t *testing.T, id addr.Host, fleet hwmap.Store) *daemon {
 		o.Self.Underlay = netip.AddrFrom4([4]byte{127, 0, 0, 100 + byte(id)})
 		peers = listen(t, "tcp", netip.AddrPortFrom(o.Self.Underlay, 0).String())
 		o.Self.Peer = netip.MustParseAddrPort(peers.Addr().String())
-		client := NewPeers(PeersOptions{Source: o.Self.Underlay})
+		o.Self.PeerKey = d.identity.Fingerprint()
+		client := NewPeers(PeersOptions{Source: o.Self.Underlay, Identity: d.identity})
 		t.Cleanup(client.Close)
 		o.Peers = client
 	}
@@ -73,7 +85,7 @@ func newDaemon(t *testing.T, id addr.Host, fleet hwmap.Store) *daemon {
 	}
 	run(t, d.hwmap)
 	if peers != nil {
-		serve(t, peers, NewPeerHandler(d.hwmap))
+		serve(t, NewPeerListener(peers, d.identity), NewPeerHandler(d.hwmap, slog.New(slog.DiscardHandler)))
 	}
 	d.socket = filepath.Join(t.TempDir(), "socket")
 	serve(t, listen(t, "unix", d.socket), NewHandler(HandlerOptions{

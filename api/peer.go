@@ -2,9 +2,8 @@ package api
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 	"net/http"
-	"net/netip"
 
 	"connectrpc.com/connect"
 
@@ -17,41 +16,12 @@ import (
 // maxPeerMessage bounds a request of another host, in bytes: a number or two.
 const maxPeerMessage = 1 << 10
 
-// NewPeerHandler serves PeerService, and that alone: what other hosts may ask. It answers hosts of the fleet's map only,
-// by the address they come from, which must be their underlay address; and no dead one.
-func NewPeerHandler(m *hwmap.Map) http.Handler {
+// NewPeerHandler serves PeerService, and that alone: what other hosts may ask. It answers living hosts of the fleet's map
+// only, which it knows by their underlay address and their key; see NewPeerListener. log takes who asked what.
+func NewPeerHandler(m *hwmap.Map, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(ip6dv1connect.NewPeerServiceHandler(&peerServer{m}, connect.WithReadMaxBytes(maxPeerMessage)))
-	refusal := connect.NewErrorWriter()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := checkSource(m, r.RemoteAddr); err != nil {
-			if !refusal.IsSupported(r) {
-				http.Error(w, err.Error(), http.StatusForbidden)
-				return
-			}
-			// A failure to write it is the caller's loss only.
-			_ = refusal.Write(w, r, connect.NewError(connect.CodePermissionDenied, err))
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
-}
-
-func checkSource(m *hwmap.Map, remote string) error {
-	source, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return fmt.Errorf("caller's address %q: %w", remote, err)
-	}
-	for _, h := range m.Hosts() {
-		if h.Underlay != source.Addr() || h.ID == m.Self.ID {
-			continue
-		}
-		if h.State == hwmap.Dead {
-			return fmt.Errorf("host %d, at %s, was declared dead", h.ID, h.Underlay)
-		}
-		return nil
-	}
-	return fmt.Errorf("%s is the underlay address of no other host that host %d knows", source.Addr(), m.Self.ID)
+	mux.Handle(ip6dv1connect.NewPeerServiceHandler(&peerServer{m}, connect.WithReadMaxBytes(maxPeerMessage), connect.WithInterceptors(callLog{log})))
+	return &peerGuard{hwmap: m, next: mux, limits: make(map[addr.Host]*peerLimit)}
 }
 
 // peerServer is the PeerService of a Map.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"ip6d/addr"
 	ip6dv1 "ip6d/api/ip6d/v1"
 	"ip6d/api/ip6d/v1/ip6dv1connect"
+	"ip6d/certificate"
 	"ip6d/hwmap"
 )
 
@@ -25,6 +27,8 @@ const peerTimeout = 10 * time.Second
 type PeersOptions struct {
 	// Source is this host's underlay address: the other hosts answer no other. The zero Addr leaves it to the kernel.
 	Source netip.Addr
+	// Identity is what this host proves itself with. Without it, only hosts that have published no key can be asked.
+	Identity *certificate.Identity
 	// Timeout bounds each question; 0: 10 s.
 	Timeout time.Duration
 }
@@ -32,8 +36,10 @@ type PeersOptions struct {
 // Peers asks other hosts through their PeerService. Its errors are what the other host answered, or
 // hwmap.ErrUnavailable where it did not answer or does not know this host yet.
 type Peers struct {
-	timeout time.Duration
-	http    *http.Client
+	timeout  time.Duration
+	identity *certificate.Identity
+	dialer   *net.Dialer
+	http     *http.Client
 }
 
 var _ hwmap.Peers = (*Peers)(nil)
@@ -47,9 +53,46 @@ func NewPeers(o PeersOptions) *Peers {
 	if o.Source.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Source, 0))
 	}
+	p := &Peers{timeout: o.Timeout, identity: o.Identity, dialer: dialer}
 	// Connections are not kept for long: a host that went away silently would cost the next question its timeout.
-	transport := &http.Transport{DialContext: dialer.DialContext, IdleConnTimeout: 30 * time.Second}
-	return &Peers{timeout: o.Timeout, http: &http.Client{Transport: transport}}
+	p.http = &http.Client{Transport: &http.Transport{
+		DialContext: dialer.DialContext, DialTLSContext: p.dialTLS, IdleConnTimeout: 30 * time.Second,
+		MaxConnsPerHost: peerAtOnce,
+	}}
+	return p
+}
+
+// A host that has published its key is named by the key's fingerprint in URLs, so that a connection that is kept is only
+// used again for questions to the same key. Its address is in the question's context.
+type peerAddressKey struct{}
+
+// dialTLS connects to the host of that fingerprint, and to no other.
+func (p *Peers) dialTLS(ctx context.Context, network, hostport string) (net.Conn, error) {
+	fingerprint, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil, err
+	}
+	address, _ := ctx.Value(peerAddressKey{}).(netip.AddrPort)
+	raw, err := p.dialer.DialContext(ctx, network, address.String())
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, p.identity.Client(fingerprint))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, raw.Close())
+	}
+	return conn, nil
+}
+
+// url is where h answers: with TLS as soon as its record has a key, and then never without.
+func (p *Peers) url(h hwmap.Host) (string, error) {
+	if h.PeerKey == "" {
+		return "http://" + h.Peer.String(), nil
+	}
+	if p.identity == nil {
+		return "", &remoteError{fmt.Sprintf("host %d is asked by TLS only, for which this host has no key", h.ID), hwmap.ErrUnavailable}
+	}
+	return fmt.Sprintf("https://%s:%d", h.PeerKey, h.Peer.Port()), nil
 }
 
 // Accept asks target to accept the machine's migration.
@@ -85,9 +128,13 @@ func ask[Q, A any](
 	if !h.Peer.IsValid() {
 		return nil, &remoteError{fmt.Sprintf("host %d has no address for other hosts to ask it at", h.ID), hwmap.ErrUnavailable}
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	url, err := p.url(h)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, peerAddressKey{}, h.Peer), p.timeout)
 	defer cancel()
-	client := ip6dv1connect.NewPeerServiceClient(p.http, "http://"+h.Peer.String(), connect.WithReadMaxBytes(maxMessage))
+	client := ip6dv1connect.NewPeerServiceClient(p.http, url, connect.WithReadMaxBytes(maxMessage))
 	r, err := method(client, ctx, connect.NewRequest(question))
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", h.Peer, notAnswered(err))

@@ -100,7 +100,7 @@ func (m *Map) ownState() (HostState, uint64) {
 }
 
 // checkIdentity refuses a second id for one server: two hosts of the map would then be one, and each in the other's way.
-// A server that was copied with its WireGuard key is none of its own either.
+// A server that was copied with its keys is none of its own either.
 func (m *Map) checkIdentity(ctx context.Context) error {
 	entries, _, err := m.Fleet.List(ctx, hostsPrefix)
 	if err != nil {
@@ -111,6 +111,10 @@ func (m *Map) checkIdentity(ctx context.Context) error {
 		if err == nil && h.Identity == m.Self.Identity && h.ID != m.Self.ID {
 			return fmt.Errorf("%w: this server, with identity %q, is host %d already, not %d; correct host, or give this server an identity of its own",
 				ErrClaimed, h.Identity, h.ID, m.Self.ID)
+		}
+		if err == nil && m.Self.PeerKey != "" && h.PeerKey == m.Self.PeerKey && h.ID != m.Self.ID {
+			return fmt.Errorf("%w: this server's key for other hosts is that of host %d, %q; remove peer.key in state_dir, for a key of its own",
+				ErrClaimed, h.ID, h.Name)
 		}
 		if err == nil && m.Self.WireGuardKey != "" && h.WireGuardKey == m.Self.WireGuardKey && h.ID != m.Self.ID {
 			return fmt.Errorf("%w: this server's WireGuard key is that of host %d, %q; remove wireguard.key in state_dir, for a key of its own",

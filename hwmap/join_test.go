@@ -163,21 +163,26 @@ func TestAHostPublishesItsWireGuardKeyAndANewOneTakesItsPlace(t *testing.T) {
 	})
 }
 
-func TestACopiedWireGuardKeyIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, 2)
-		for _, id := range []addr.Host{1, 2} {
-			f.servers[id].kill()
-			o, _ := f.servers[id].options()
-			o.Self.WireGuardKey = "one key"
-			_, err := hwmap.Open(t.Context(), o)
-			if id == 1 {
-				f.must(err)
-			} else if !errors.Is(err, hwmap.ErrClaimed) || !strings.Contains(err.Error(), "wireguard.key") {
-				t.Errorf("a copy starts: %v", err)
+func TestACopiedKeyIsRefused(t *testing.T) {
+	for file, have := range map[string]func(*hwmap.Host){
+		"wireguard.key": func(h *hwmap.Host) { h.WireGuardKey = "one key" },
+		"peer.key":      func(h *hwmap.Host) { h.PeerKey = "one key" },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet(t, 2)
+			for _, id := range []addr.Host{1, 2} {
+				f.servers[id].kill()
+				o, _ := f.servers[id].options()
+				have(&o.Self)
+				_, err := hwmap.Open(t.Context(), o)
+				if id == 1 {
+					f.must(err)
+				} else if !errors.Is(err, hwmap.ErrClaimed) || !strings.Contains(err.Error(), file) {
+					t.Errorf("a copy of %s starts: %v", file, err)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestARecordOfAnOlderDaemonIsReadAndKeptAsItIs(t *testing.T) {

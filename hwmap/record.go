@@ -44,6 +44,10 @@ type Host struct {
 	State    HostState      `json:"state"`
 	Deaths   uint64         `json:"deaths,omitempty"` // how often it was declared dead; it may have been revived since
 
+	// PeerKey is the fingerprint of the key by which its daemon and the others' know each other: the SHA-256 of the public
+	// key, in hexadecimal. Empty: a daemon of before that wrote it, and is spoken with without TLS.
+	PeerKey string `json:"peer_key,omitempty"`
+
 	// Where the underlay is WireGuard; a daemon of before that writes neither.
 	WireGuardKey string         `json:"wireguard_key,omitempty"` // public, in base64
 	Endpoint     netip.AddrPort `json:"endpoint,omitzero"`       // where it listens

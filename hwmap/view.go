@@ -2,6 +2,7 @@ package hwmap
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 
 	"ip6d/addr"
@@ -91,6 +92,19 @@ func (m *Map) Hosts() []HostView {
 	var hosts []HostView
 	for _, id := range slices.Sorted(maps.Keys(m.fleet.hosts)) {
 		hosts = append(hosts, HostView{Host: m.fleet.hosts[id], Blocks: blocks[id]})
+	}
+	return hosts
+}
+
+// HostsAt returns the hosts of the fleet that have that underlay address: one, unless two were given the same by mistake.
+func (m *Map) HostsAt(underlay netip.Addr) []Host {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var hosts []Host
+	for _, h := range m.fleet.hosts {
+		if h.Underlay == underlay {
+			hosts = append(hosts, h)
+		}
 	}
 	return hosts
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ip6d/api"
+	"ip6d/certificate"
 	"ip6d/config"
 	"ip6d/hwmap"
 	"ip6d/hwmap/witness"
@@ -26,7 +27,8 @@ type daemon struct {
 	log    *slog.Logger
 	tasks  []task
 
-	truth, fleet, cache hwmap.Store // standalone, the fleet's store is the truth and there is no cache
+	truth, fleet, cache hwmap.Store           // standalone, the fleet's store is the truth and there is no cache
+	identity            *certificate.Identity // by which other hosts know this one; nil standalone
 	witness             *witness.File
 	databases           []api.Database
 	operations          *operations // on the stores
@@ -92,6 +94,9 @@ func (d *daemon) mapOptions() hwmap.Options {
 		o.Cluster = c.Cluster
 		o.Self.Underlay, o.Self.Peer = c.UnderlayAddress.Addr(), c.UnderlayAddress
 	}
+	if d.identity != nil {
+		o.Self.PeerKey = d.identity.Fingerprint()
+	}
 	if w := d.kernel.wireGuard; w != nil {
 		o.Self.WireGuardKey, o.Self.Endpoint = w.Key.Public(), c.UnderlayEndpoint
 	}
@@ -104,7 +109,7 @@ func (d *daemon) openMap(ctx context.Context) error {
 	o.Truth, o.Fleet, o.Cache, o.Witness = d.truth, d.fleet, d.cache, d.witness
 	o.Datapath, o.Ports = d.kernel.datapath, &ports{d.kernel.agent, d.log}
 	if !d.config.Standalone() {
-		peers := api.NewPeers(api.PeersOptions{Source: o.Self.Underlay})
+		peers := api.NewPeers(api.PeersOptions{Source: o.Self.Underlay, Identity: d.identity})
 		d.opened(func() error { peers.Close(); return nil })
 		o.Peers = peers
 	}
@@ -155,8 +160,9 @@ func (d *daemon) listen(ctx context.Context) error {
 	if l, err = listenPeers(ctx, d.config.UnderlayAddress); err != nil {
 		return err
 	}
+	l = api.NewPeerListener(l, d.identity)
 	d.opened(l.Close)
-	d.tasks = append(d.tasks, newServer("API for other hosts", api.NewServer(api.NewPeerHandler(d.hwmap), d.log), l, carries))
+	d.tasks = append(d.tasks, newServer("API for other hosts", api.NewServer(api.NewPeerHandler(d.hwmap, d.log), d.log), l, carries))
 	return nil
 }
 

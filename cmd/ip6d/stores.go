@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"ip6d/api"
+	"ip6d/certificate"
 	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
 	"ip6d/hwmap/etcd"
@@ -42,6 +43,9 @@ func (d *daemon) openStores(ctx context.Context) error {
 	if d.config.Standalone() {
 		d.fleet = opened
 		return nil
+	}
+	if d.identity, err = certificate.LoadIdentity(filepath.Join(d.config.StateDir, "peer.key")); err != nil {
+		return err
 	}
 	if opened, err = d.openDatabase(cache); err != nil {
 		return fmt.Errorf("%w (this one holds only what the fleet's store has too, and can be removed)", err)

@@ -306,11 +306,11 @@ const file_ip6d_v1_peer_proto_rawDesc = "" +
 	"delivering\"0\n" +
 	"\x14RereadMachineRequest\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\rR\amachine\"\x17\n" +
-	"\x15RereadMachineResponse2\xff\x01\n" +
+	"\x15RereadMachineResponse2\x84\x02\n" +
 	"\vPeerService\x12N\n" +
 	"\rAcceptMachine\x12\x1d.ip6d.v1.AcceptMachineRequest\x1a\x1e.ip6d.v1.AcceptMachineResponse\x12P\n" +
-	"\fCheckMachine\x12\x1c.ip6d.v1.CheckMachineRequest\x1a\x1d.ip6d.v1.CheckMachineResponse\"\x03\x90\x02\x01\x12N\n" +
-	"\rRereadMachine\x12\x1d.ip6d.v1.RereadMachineRequest\x1a\x1e.ip6d.v1.RereadMachineResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"\fCheckMachine\x12\x1c.ip6d.v1.CheckMachineRequest\x1a\x1d.ip6d.v1.CheckMachineResponse\"\x03\x90\x02\x01\x12S\n" +
+	"\rRereadMachine\x12\x1d.ip6d.v1.RereadMachineRequest\x1a\x1e.ip6d.v1.RereadMachineResponse\"\x03\x90\x02\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_peer_proto_rawDescOnce sync.Once

@@ -83,6 +83,7 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+PeerServiceRereadMachineProcedure,
 			connect.WithSchema(peerServiceMethods.ByName("RereadMachine")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -145,6 +146,7 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		PeerServiceRereadMachineProcedure,
 		svc.RereadMachine,
 		connect.WithSchema(peerServiceMethods.ByName("RereadMachine")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/ip6d.v1.PeerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
