@@ -40,6 +40,8 @@ type Content struct {
 	Devices  map[string]Device
 	Hosts    []hwmap.Host
 	Witness  nat.Witness
+	Dead     map[addr.Host]bool
+	Fenced   bool
 }
 
 // Device is a port's device, and whose it is.
@@ -56,7 +58,7 @@ func New(host addr.Host, watch Watcher) *Kernel {
 func empty() Content {
 	return Content{
 		Programs: make(map[int]addr.ID), Machines: make(map[addr.ID]nat.Machine), Moved: make(map[addr.ID]nat.Moved),
-		Blocks: make(map[addr.Block]nat.Block), Devices: make(map[string]Device),
+		Blocks: make(map[addr.Block]nat.Block), Devices: make(map[string]Device), Dead: make(map[addr.Host]bool),
 	}
 }
 
@@ -67,6 +69,7 @@ func (k *Kernel) Snapshot() Content {
 	return Content{
 		Programs: maps.Clone(k.Programs), Machines: maps.Clone(k.Machines), Moved: maps.Clone(k.Moved),
 		Blocks: maps.Clone(k.Blocks), Devices: maps.Clone(k.Devices), Hosts: slices.Clone(k.Hosts), Witness: k.Witness,
+		Dead: maps.Clone(k.Dead), Fenced: k.Fenced,
 	}
 }
 
@@ -122,7 +125,9 @@ func (k *Kernel) putMachine(m nat.Machine) error {
 func (k *Kernel) write(m nat.Machine) {
 	before := k.Machines[m.ID]
 	k.Machines[m.ID] = m
-	k.watch(k.host, before, m)
+	if !k.Fenced {
+		k.watch(k.host, before, m)
+	}
 }
 
 func (k *Kernel) machine(id addr.ID) (nat.Machine, bool) {
@@ -245,5 +250,31 @@ func (k *Kernel) putWitness(w nat.Witness) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.Witness = w
+	return nil
+}
+
+func (k *Kernel) setDead(h addr.Host, dead bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if dead {
+		k.Dead[h] = true
+	} else {
+		delete(k.Dead, h)
+	}
+	return nil
+}
+
+// setFenced stops everything, or has it go on: what a fenced kernel has in its maps delivers nothing.
+func (k *Kernel) setFenced(fenced bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Fenced = fenced
+	for id, m := range k.Machines {
+		if fenced {
+			k.watch(k.host, m, nat.Machine{ID: id})
+		} else {
+			k.watch(k.host, nat.Machine{ID: id}, m)
+		}
+	}
 	return nil
 }

@@ -102,6 +102,21 @@ func (r *Remote) Witness() (nat.Witness, error) {
 
 func (r *Remote) PutWitness(w nat.Witness) error { return r.tell("PutWitness", Question{Witness: w}) }
 
+func (r *Remote) PutDead(h addr.Host) error    { return r.tell("SetDead", Question{To: h, Set: true}) }
+func (r *Remote) DeleteDead(h addr.Host) error { return r.tell("SetDead", Question{To: h}) }
+
+func (r *Remote) DeadHosts() ([]addr.Host, error) {
+	a, err := r.ask("List", Question{})
+	return a.Dead, err
+}
+
+func (r *Remote) SetFenced(fenced bool) error { return r.tell("SetFenced", Question{Set: fenced}) }
+
+func (r *Remote) Fenced() (bool, error) {
+	a, err := r.ask("List", Question{})
+	return a.Fenced, err
+}
+
 // Device implements hwmap.Ports.
 func (r *Remote) Device(s addr.Stable, _ hwmap.PortSpec) string {
 	return fmt.Sprintf("m%d", s.Machine())

@@ -24,6 +24,7 @@ type Question struct {
 	Device  string
 	Hosts   []hwmap.Host
 	Witness nat.Witness
+	Set     bool
 }
 
 // Answer is what comes back.
@@ -37,6 +38,8 @@ type Answer struct {
 	Blocks   []nat.Block
 	Port     nat.Port
 	Witness  nat.Witness
+	Dead     []addr.Host
+	Fenced   bool
 }
 
 // sentinels are the errors that a daemon tells apart.
@@ -99,6 +102,12 @@ func (s *service) PutWitness(q Question, a *Answer) error {
 	return a.refuse(s.k.putWitness(q.Witness))
 }
 
+func (s *service) SetDead(q Question, a *Answer) error {
+	return a.refuse(s.k.setDead(q.To, q.Set))
+}
+
+func (s *service) SetFenced(q Question, a *Answer) error { return a.refuse(s.k.setFenced(q.Set)) }
+
 func (s *service) MakeDevice(q Question, a *Answer) (err error) {
 	a.Port, err = s.k.makeDevice(q.Device, q.ID)
 	return a.refuse(err)
@@ -122,7 +131,7 @@ func (s *service) List(_ Question, a *Answer) error {
 	c := s.k.Snapshot()
 	a.Machines = slices.Collect(maps.Values(c.Machines))
 	a.Moved = slices.Collect(maps.Values(c.Moved))
-	a.Witness = c.Witness
+	a.Witness, a.Dead, a.Fenced = c.Witness, slices.Sorted(maps.Keys(c.Dead)), c.Fenced
 	a.Blocks = slices.Collect(maps.Values(c.Blocks))
 	return nil
 }
