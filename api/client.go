@@ -19,6 +19,7 @@ type Client struct {
 	Hosts      ip6dv1connect.HostServiceClient
 	Suspects   ip6dv1connect.SuspectServiceClient
 	Databases  ip6dv1connect.DatabaseServiceClient
+	Audits     ip6dv1connect.AuditServiceClient
 
 	http *http.Client
 }
@@ -44,6 +45,7 @@ func newClient(url string, transport *http.Transport) *Client {
 		Hosts:      ip6dv1connect.NewHostServiceClient(h, url),
 		Suspects:   ip6dv1connect.NewSuspectServiceClient(h, url),
 		Databases:  ip6dv1connect.NewDatabaseServiceClient(h, url),
+		Audits:     ip6dv1connect.NewAuditServiceClient(h, url),
 		http:       h,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 
 	"ip6d/addr"
+	"ip6d/audit"
 	"ip6d/host"
 	"ip6d/hwmap"
 	"ip6d/nat"
@@ -39,6 +40,7 @@ var meanings = []struct {
 	{hwmap.ErrFenced, connect.CodeFailedPrecondition},
 	{hwmap.ErrClaimed, connect.CodeFailedPrecondition},
 	{hwmap.ErrSuspect, connect.CodeFailedPrecondition},
+	{audit.ErrForeign, connect.CodeFailedPrecondition},
 	{hwmap.ErrDisagree, connect.CodeFailedPrecondition},
 	{host.ErrNoNamespace, connect.CodeFailedPrecondition},
 	{host.ErrNoDevice, connect.CodeFailedPrecondition},

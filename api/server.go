@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	"ip6d/api/ip6d/v1/ip6dv1connect"
+	"ip6d/audit"
 	"ip6d/hwmap"
 	"ip6d/nat"
 )
@@ -33,6 +34,9 @@ type HandlerOptions struct {
 
 	// Logger takes who called what; nil: nobody looks.
 	Logger *slog.Logger
+
+	// Audit compares the layers of this host. nil: AuditService is not offered.
+	Audit *audit.Auditor
 
 	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
 	FinishTimeout time.Duration
@@ -60,8 +64,14 @@ func NewHandler(o HandlerOptions) http.Handler {
 	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))
+	if o.Audit != nil {
+		mux.Handle(ip6dv1connect.NewAuditServiceHandler(&auditServer{o.Audit}, connect.WithReadMaxBytes(maxReport)))
+	}
 	return withCertificate(mux)
 }
+
+// maxReport bounds a report that is to be repaired, in bytes: of some ten thousand differences.
+const maxReport = 32 << 20
 
 // lastWrite is how long a stream that ends may take to say so.
 const lastWrite = time.Second

@@ -42,6 +42,7 @@ func (f File) Check(s Surroundings) (Config, error) {
 		Sizes:      c.sizes(f.Sizes),
 		Quarantine: c.duration("quarantine", f.Quarantine, DefaultQuarantine, "1h or 90s"),
 		Slow:       c.duration("database.slow", f.Database.Slow, DefaultSlow, "100ms or 2s"),
+		Audit:      c.audit(f.Audit),
 		Metrics:    c.metrics(f.Metrics),
 		LogLevel:   c.logLevel(f.LogLevel),
 	}
@@ -295,6 +296,17 @@ func (c *checker) duration(field, text string, otherwise time.Duration, such str
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
 		c.wrong(field, text, "must be a duration above zero, such as "+such)
+	}
+	return d
+}
+
+func (c *checker) audit(text string) time.Duration {
+	if text == "" {
+		return DefaultAudit
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > 0 && d < time.Second {
+		c.wrong("audit", text, "must be a duration of at least 1s, such as 10m, or 0 for none")
 	}
 	return d
 }

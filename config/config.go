@@ -46,6 +46,7 @@ type Config struct {
 	Sizes      nat.Sizes     // of the kernel's maps
 	Quarantine time.Duration // before the id of a destroyed machine is used again
 	Slow       time.Duration // what takes longer in the databases and the store is counted and logged
+	Audit      time.Duration // how often this host is audited in the background; 0: never
 	LogLevel   slog.Level
 }
 
@@ -62,6 +63,7 @@ const (
 	DefaultMTU        = host.DefaultWireGuardMTU
 	DefaultQuarantine = time.Hour
 	DefaultSlow       = 100 * time.Millisecond
+	DefaultAudit      = 10 * time.Minute
 
 	defaultHost addr.Host = 1 // standalone only
 	defaultCell addr.Cell = 1

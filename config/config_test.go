@@ -28,7 +28,7 @@ var zero = Config{
 	Host: 1, Name: "server-7", Identity: "3d1219c7c4c5404aaa1f6d2a48adfda4", Cell: 1, Plan: addr.DefaultPlan,
 	StateDir: "/var/lib/ip6d", Socket: "/run/ip6d/ip6d.sock", BPFDir: "/sys/fs/bpf/ip6d",
 	Cluster: "default", Sizes: nat.Sizes{Machines: 8192, Blocks: 16384, Hosts: 16384},
-	Quarantine: time.Hour, Slow: 100 * time.Millisecond, LogLevel: slog.LevelInfo,
+	Quarantine: time.Hour, Slow: 100 * time.Millisecond, Audit: 10 * time.Minute, LogLevel: slog.LevelInfo,
 }
 
 func diff(a, b Config) string {
@@ -115,6 +115,7 @@ store: {endpoints: ["https://[fd00:6d::ffff]:2379", "https://etcd2:2379/"], clus
 sizes: {machines: 10, blocks: 30, hosts: 40}
 quarantine: 90s
 database: {slow: 2s}
+audit: 1h
 metrics: "[::1]:9446"
 log_level: debug
 `)
@@ -135,7 +136,7 @@ log_level: debug
 		StoreFiles: certificate.Paths{Certificate: "/etc/s.crt", Key: "/etc/s.key", Authorities: "/etc/s-ca.crt"},
 		Sizes:      nat.Sizes{Machines: 10, Blocks: 30, Hosts: 40},
 		Metrics:    netip.MustParseAddrPort("[::1]:9446"),
-		Quarantine: 90 * time.Second, Slow: 2 * time.Second, LogLevel: slog.LevelDebug,
+		Quarantine: 90 * time.Second, Slow: 2 * time.Second, Audit: time.Hour, LogLevel: slog.LevelDebug,
 	}
 	if d := diff(want, got); d != "" {
 		t.Errorf("read wrongly (-want +got):\n%s", d)
@@ -233,6 +234,8 @@ func TestAWrongValueIsNamedWithItsFieldAndWhatIsRight(t *testing.T) {
 		{"sizes: {hosts: many}", `sizes.hosts "many": must be a number from 1 to 65535`},
 		{"quarantine: 1", `quarantine "1": must be a duration above zero`},
 		{"database: {slow: 0ms}", `database.slow "0ms": must be a duration above zero`},
+		{"audit: 1ms", `audit "1ms": must be a duration of at least 1s, such as 10m, or 0 for none`},
+		{"audit: -1h", `audit "-1h": must be a duration`},
 		{"quarantine: 0s", `quarantine "0s": must be a duration above zero`},
 		{"metrics: 9446", `metrics "9446": must be an address and a port`},
 		{"metrics: '[::1]:0'", `metrics "[::1]:0": must be an address and a port`},

@@ -28,6 +28,7 @@ type File struct {
 	Sizes      Sizes    `yaml:"sizes,omitempty"`
 	Quarantine string   `yaml:"quarantine,omitempty"`
 	Database   Database `yaml:"database,omitempty"`
+	Audit      string   `yaml:"audit,omitempty"`
 	Metrics    string   `yaml:"metrics,omitempty"`
 	LogLevel   string   `yaml:"log_level,omitempty"`
 }

@@ -3,7 +3,9 @@ package host
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
@@ -96,21 +98,9 @@ func (a *Agent) ensurePortRoutes() error {
 	if a.stack.Ifindex == 0 { // not made yet
 		return nil
 	}
-	most, err := a.stackMTU()
+	want, err := a.portRoutes(slices.Collect(maps.Values(a.ports)))
 	if err != nil {
 		return err
-	}
-	want := make(map[netip.Prefix]route)
-	for _, p := range a.ports {
-		if p.MTU < most {
-			to, err := a.Plan.Encode(p.Address, a.Host)
-			if err != nil {
-				return err
-			}
-			r := route{ifindex: a.stack.Ifindex, mtu: p.MTU}
-			want[netip.PrefixFrom(to.Addr(), 128)] = r
-			want[netip.PrefixFrom(p.Address.Addr(), 128)] = r
-		}
 	}
 	now, err := a.kernel.routes()
 	if err != nil {
@@ -128,6 +118,27 @@ func (a *Agent) ensurePortRoutes() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// portRoutes are the routes that these ports should have.
+func (a *Agent) portRoutes(ports []Port) (map[netip.Prefix]route, error) {
+	most, err := a.stackMTU()
+	if err != nil {
+		return nil, err
+	}
+	want := make(map[netip.Prefix]route)
+	for _, p := range ports {
+		if p.MTU < most {
+			to, err := a.Plan.Encode(p.Address, a.Host)
+			if err != nil {
+				return nil, err
+			}
+			r := route{ifindex: a.stack.Ifindex, mtu: p.MTU}
+			want[netip.PrefixFrom(to.Addr(), 128)] = r
+			want[netip.PrefixFrom(p.Address.Addr(), 128)] = r
+		}
+	}
+	return want, nil
 }
 
 // isPortRoute reports whether a route of ip6d's is one that ensurePortRoutes makes.

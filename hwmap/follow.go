@@ -316,10 +316,15 @@ func (m *Map) routeTo(number addr.Machine, r *Machine, epoch uint64) error {
 	if r == nil && epoch == 0 {
 		return nil // never seen
 	}
-	if r == nil || r.Destroyed || r.Host == m.Self.ID || r.Host == m.fleet.blocks[number.Block()].Home {
+	if !m.leads(r, m.fleet.blocks[number.Block()].Home) {
 		return m.Datapath.DeleteMoved(m.id(number), epoch)
 	}
 	return m.Datapath.PutMoved(nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch})
+}
+
+// leads reports whether a machine with the record r, nil for none, and that home has a `moved` entry.
+func (m *Map) leads(r *Machine, home addr.Host) bool {
+	return r != nil && !r.Destroyed && r.Host != m.Self.ID && r.Host != home
 }
 
 // dropStrays deletes entries of the kernel's maps that the view does not have: what a crash or an older daemon left. It

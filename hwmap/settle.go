@@ -44,6 +44,11 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 		return err
 	}
 	defer unlock()
+	return m.settleHeld(ctx, number)
+}
+
+// settleHeld is settleMachine for a caller who holds the machine's lock.
+func (m *Map) settleHeld(ctx context.Context, number addr.Machine) error {
 	l, known := m.lookup(number)
 	if m.mayChange() != nil { // what lets it change again has all of them settled
 		return nil

@@ -150,6 +150,9 @@ type hooks interface {
 	// detachAll detaches what this pin directory's datapath has attached.
 	detachAll() error
 
+	// inspect says what of p's name is on the device. A device that is gone has nothing.
+	inspect(Attachment, program) (onDevice, error)
+
 	// attachments may list some whose device is gone, and miss some while devices come and go.
 	attachments() ([]Attachment, error)
 

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -88,6 +89,22 @@ func (c clsact) checkTaken(a Attachment, p program) error {
 			ErrTaken, device, f.Name, other, device, p.side, f.Priority, f.Handle)
 	}
 	return nil
+}
+
+func (c clsact) inspect(a Attachment, p program) (now onDevice, err error) {
+	filters, err := c.filters(a.Ifindex, p.side)
+	if errors.Is(err, unix.ENODEV) {
+		return now, nil
+	}
+	for _, f := range filters {
+		switch _, ours := strings.CutSuffix(f.Name, filepath.Join("/", programsDir, a.Program)); {
+		case f.Name == c.name(a.Program) && now.own == 0:
+			now.own = ebpf.ProgramID(f.Id)
+		case ours:
+			now.others = append(now.others, ebpf.ProgramID(f.Id))
+		}
+	}
+	return now, err
 }
 
 // checkQdisc refuses the elder ingress qdisc for an egress program, which it would take, and run for what comes in.

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -45,15 +46,21 @@ func (d *Datapath) PutHost(h NextHop) error {
 	return write(d.objects.Hosts, bpf.DatapathMapHosts, slot, v)
 }
 
-// DeleteHost deletes an entry of `hosts`: what leads to that host is refused from then on. That there is none is no error.
+// DeleteHost deletes an entry of `hosts`, wherever it is: what leads to that host is refused from then on. That there is none
+// is no error.
 func (d *Datapath) DeleteHost(h addr.Host) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	slot, ok := d.slots[h]
-	if !ok {
-		return nil
+	var slots []uint32
+	err := list(d.objects.Hosts, bpf.DatapathMapHosts, func(slot uint32, v bpf.DatapathNextHop) {
+		if v.Host == uint32(h) && v.Ifindex != 0 {
+			slots = append(slots, slot)
+		}
+	})
+	for _, slot := range slots {
+		err = errors.Join(err, write(d.objects.Hosts, bpf.DatapathMapHosts, slot, bpf.DatapathNextHop{Host: uint32(h)}))
 	}
-	return write(d.objects.Hosts, bpf.DatapathMapHosts, slot, bpf.DatapathNextHop{Host: uint32(h)})
+	return err
 }
 
 // Hosts lists `hosts`, in no order. A MAC that is not trusted any more is left out.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 
 	"ip6d/addr"
 	"ip6d/bpf"
@@ -58,25 +59,30 @@ func (d *Datapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	return d.count(id, counts{moved: -1})
 }
 
-// MovedEntries lists `moved`, in no order.
+// MovedEntries lists `moved`, ordered by number: what is there, also where nothing counted it. Writers are not kept waiting
+// for it, so that what changes meanwhile may be seen before or after.
 func (d *Datapath) MovedEntries() ([]Moved, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	var all []Moved
-	for block, n := range d.counts {
-		if n.moved == 0 {
-			continue
-		}
-		for i := range addr.BlockSize {
-			m := block.First() + addr.Machine(i)
-			v, ok, err := d.readMoved(m)
-			if err != nil {
-				return nil, fmt.Errorf("list map %s: %w", bpf.DatapathMapMoved, err)
+	var readErr error
+	err := list(d.objects.Moved, bpf.DatapathMapMoved, func(block uint32, v bpf.DatapathMovers) {
+		for i, slot := range v.Slot {
+			if slot == 0 || readErr != nil {
+				continue
 			}
-			if ok {
-				all = append(all, Moved{ID: addr.ID{Cell: d.cell, Machine: m}, Host: d.hostAt[v.slot], Epoch: v.epoch})
-			}
+			m := addr.Block(block).First() + addr.Machine(i)
+			var epoch uint64
+			epoch, readErr = d.readEpoch(m)
+			all = append(all, Moved{ID: addr.ID{Cell: d.cell, Machine: m}, Host: addr.Host(slot - 1), Epoch: epoch})
 		}
+	})
+	if err = errors.Join(err, readErr); err != nil {
+		return nil, fmt.Errorf("list map %s: %w", bpf.DatapathMapMoved, err)
+	}
+	d.mu.Lock()
+	hostAt := maps.Clone(d.hostAt)
+	d.mu.Unlock()
+	for i, e := range all {
+		all[i].Host = hostAt[uint32(e.Host)] // it was the slot
 	}
 	return all, nil
 }
@@ -121,8 +127,15 @@ func (d *Datapath) readMoved(m addr.Machine) (v movedValue, ok bool, err error) 
 	if slot == 0 {
 		return v, false, nil
 	}
-	_, err = d.epochs.ReadAt(b[:], int64(m)*epochSize)
-	return movedValue{slot: uint32(slot) - 1, epoch: binary.NativeEndian.Uint64(b[:])}, err == nil, err
+	v.slot = uint32(slot) - 1
+	v.epoch, err = d.readEpoch(m)
+	return v, err == nil, err
+}
+
+func (d *Datapath) readEpoch(m addr.Machine) (uint64, error) {
+	var b [epochSize]byte
+	_, err := d.epochs.ReadAt(b[:], int64(m)*epochSize)
+	return binary.NativeEndian.Uint64(b[:]), err
 }
 
 // writeMoved writes the epoch first: an entry never has a lower one than its own.

@@ -78,6 +78,38 @@ func (t tcx) checkTaken(a Attachment, p program) error {
 	return nil
 }
 
+func (t tcx) inspect(a Attachment, p program) (now onDevice, err error) {
+	all, err := link.QueryPrograms(link.QueryOptions{Target: a.Ifindex, Attach: p.side.hook()})
+	if errors.Is(err, unix.ENODEV) {
+		return now, nil
+	}
+	if err != nil {
+		return now, err
+	}
+	own, err := t.link(a)
+	if err != nil {
+		return now, err
+	}
+	ours, err := p.Info()
+	if err != nil {
+		return now, err
+	}
+	for _, other := range all.Programs {
+		if by, linked := other.LinkID(); linked && own != 0 && by == own {
+			now.own = other.ID
+			continue
+		}
+		name, err := programName(other.ID)
+		if err != nil {
+			return now, err
+		}
+		if name == ours.Name { // both as the kernel has them: cut to 15 bytes
+			now.others = append(now.others, other.ID)
+		}
+	}
+	return now, nil
+}
+
 // programName returns "" for a program that is gone by now.
 func programName(id ebpf.ProgramID) (string, error) {
 	p, err := ebpf.NewProgramFromID(id)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ip6d/api"
+	"ip6d/audit"
 	"ip6d/certificate"
 	"ip6d/config"
 	"ip6d/hwmap"
@@ -35,6 +36,7 @@ type daemon struct {
 	kernel              kernelSide
 	hwmap               *hwmap.Map
 	events              nat.Feed
+	audit               *audit.Auditor
 
 	closers []func() error // of what was opened, in that order
 }
@@ -119,6 +121,10 @@ func (d *daemon) openMap(ctx context.Context) error {
 	}
 	d.tasks = append(d.tasks, d.kernel.agent, mapTask{d.hwmap}, &eventsTask{d.kernel.datapath, d.config.Plan, &d.events, d.hwmap})
 	d.kernel.takeLosses(ctx, d.hwmap)
+	d.audit = newAuditor(audit.Options{Version: version(), Host: o.Self.ID, Cluster: o.Cluster, Logger: d.log}, d.hwmap, d.kernel.datapath, d.kernel.agent)
+	if d.config.Audit > 0 {
+		d.tasks = append(d.tasks, auditTask{d.audit, d.config.Audit})
+	}
 	return nil
 }
 
@@ -133,7 +139,7 @@ func (d *daemon) listen(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", api.NewHandler(api.HandlerOptions{
 		Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Datapath: d.kernel.datapath, Events: &d.events,
-		Databases: d.databases, Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log,
+		Databases: d.databases, Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log, Audit: d.audit,
 	}))
 	metrics := d.metricsHandler()
 	mux.Handle(metricsPath, metrics)

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"ip6d/api"
+	"ip6d/audit"
 	"ip6d/hwmap"
 )
 
@@ -24,21 +25,25 @@ const metricsPath = "/metrics"
 type metrics struct {
 	datapath api.Datapath
 	status   func() hwmap.Status
+	audit    func() audit.Summary
 
 	dropped, eventsLost           *prometheus.Desc
 	mapEntries, mapMaxEntries     *prometheus.Desc
 	machines, inDoubt, idsFree    *prometheus.Desc
 	following, revision, suspect  *prometheus.Desc
 	hintsSent, hintsHeeded, build *prometheus.Desc
+
+	auditDifferences, auditTime, auditDuration *prometheus.Desc
 }
 
-func newMetrics(datapath api.Datapath, status func() hwmap.Status, version string) *metrics {
+func newMetrics(datapath api.Datapath, status func() hwmap.Status, audit func() audit.Summary, version string) *metrics {
 	describe := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("ip6d_"+name, help, labels, nil)
 	}
 	return &metrics{
 		datapath: datapath,
 		status:   status,
+		audit:    audit,
 
 		dropped:       describe("dropped_packets_total", "Packets that the datapath refused, by reason.", "reason"),
 		eventsLost:    describe("drop_events_lost_total", "Events that nobody who monitors gets: ring_full, nobody read them in time; sampled, too many at once.", "cause"),
@@ -52,6 +57,11 @@ func newMetrics(datapath api.Datapath, status func() hwmap.Status, version strin
 		suspect:       describe("suspect", "1 while it may be an older copy, and nothing is issued or moved until an operator accepts it.", "what"),
 		hintsSent:     describe("hints_sent_total", "Hints that other hosts took: that what they know of a machine may be old."),
 		hintsHeeded:   describe("hints_heeded_total", "Hints of other hosts upon which a record was read again."),
+
+		auditDifferences: describe("audit_differences", "Differences between what this host's layers say, by kind, as the last audit in the background found them.", "kind"),
+		auditTime:        describe("audit_timestamp_seconds", "When the last audit in the background ended."),
+		auditDuration:    describe("audit_duration_seconds", "How long the last audit in the background took."),
+
 		build: prometheus.NewDesc("ip6d_build_info", "The daemon's version; always 1.", nil,
 			prometheus.Labels{"version": version, "go_version": runtime.Version()}),
 	}
@@ -102,13 +112,20 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	gauge(m.revision, int(s.Revision))
 	counter(m.hintsSent, s.HintsSent)
 	counter(m.hintsHeeded, s.HintsHeeded)
+	if last := m.audit(); !last.Time.IsZero() {
+		for kind, n := range last.Differences {
+			gauge(m.auditDifferences, n, string(kind))
+		}
+		to <- prometheus.MustNewConstMetric(m.auditTime, prometheus.GaugeValue, float64(last.Time.UnixMilli())/1000)
+		to <- prometheus.MustNewConstMetric(m.auditDuration, prometheus.GaugeValue, last.Took.Seconds())
+	}
 	gauge(m.build, 1)
 }
 
 // metricsHandler serves the daemon's metrics.
 func (d *daemon) metricsHandler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newMetrics(d.kernel.datapath, d.hwmap.Status, version()), newDatabaseMetrics(d.databases))
+	registry.MustRegister(newMetrics(d.kernel.datapath, d.hwmap.Status, d.audit.Last, version()), newDatabaseMetrics(d.databases))
 	registry.MustRegister(d.operations.collectors()...)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)})
 }

@@ -19,7 +19,18 @@ const (
 	exitOK    = 0
 	exitError = 1
 	exitUsage = 2 // an unknown command or flag, a wrong number of arguments, a flag's value that cannot be
+
+	exitDiffers   = 1 // of check and repair: there are differences
+	exitUnchecked = 3 // of check and repair: it is not known whether there are
 )
+
+// statusError is a failure with an exit status of its own.
+type statusError struct {
+	error
+	status int
+}
+
+func (e *statusError) Unwrap() error { return e.error }
 
 // cli is what the commands share: where they read and write, and the global flags.
 type cli struct {
@@ -55,6 +66,9 @@ func (c *cli) report(command *cobra.Command, err error) int {
 		return exitOK
 	}
 	status := exitError
+	if own, ok := errors.AsType[*statusError](err); ok {
+		status = own.status
+	}
 	text := oneLine(err.Error())
 	if _, isUsage := errors.AsType[*usageError](err); isUsage || !c.running {
 		status = exitUsage
@@ -88,6 +102,8 @@ func newRootCommand(c *cli) *cobra.Command {
 		newBlockCommand(c),
 		newStatusCommand(c),
 		newDBCommand(c),
+		newCheckCommand(c),
+		newRepairCommand(c),
 		newDropsCommand(c),
 		newMonitorCommand(c),
 		newLabCommand(c),

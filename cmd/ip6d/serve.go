@@ -59,6 +59,7 @@ go on; started again, it takes up where it was.`,
 		{"sizes-hosts", "room for hosts of the fleet", func(f *config.File) *string { return &f.Sizes.Hosts }},
 		{"database-slow", "what takes longer in the databases or the store is counted and logged (default 100ms)", func(f *config.File) *string { return &f.Database.Slow }},
 		{"quarantine", "how long the id of a destroyed machine is not used again", func(f *config.File) *string { return &f.Quarantine }},
+		{"audit", "how often the layers of this host are compared in the background; 0: never (default 10m)", func(f *config.File) *string { return &f.Audit }},
 		{"metrics", "address and port for Prometheus, such as [::1]:9446 (default: on the socket only)", func(f *config.File) *string { return &f.Metrics }},
 		{"log-level", "debug, info, warn or error", func(f *config.File) *string { return &f.LogLevel }},
 	} {
