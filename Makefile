@@ -19,6 +19,7 @@ NO_SKIP      := $(if $(filter true,$(CI)),-no-skip)
 TEST_DEPS     := iproute2 iputils-ping iptables nftables
 KERNEL_DEPS   := $(TEST_DEPS) qemu-system-x86
 RACE_DEPS     := gcc libc6-dev
+MODEL_DEPS    := spin gcc libc6-dev
 GENERATE_DEPS := clang-19 llvm-19 libbpf-dev linux-libc-dev
 LINT_DEPS     := clang-format-19 shellcheck
 
@@ -26,7 +27,7 @@ ifeq ($(shell PATH='$(PATH)' command -v go),) # make 4.3 does not export to $(sh
 $(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
 endif
 
-.PHONY: build bin/ip6d demo test soak test-kernel race fuzz bench-datapath lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
+.PHONY: build bin/ip6d demo test soak test-kernel race model fuzz bench-datapath lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
 
 ## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
 build: bin/ip6d bin/etcd
@@ -69,6 +70,10 @@ test-kernel: deps-test-kernel bin/testkernel bin/testreport
 race: PACKAGES = $$(go list ./... | grep -v ^ip6d/integration)
 race: root deps-test deps-race build bin/testreport
 	go test -race -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/race.json | bin/testreport $(NO_SKIP)
+
+## model: check the model of a machine's life in docs/model, and that what breaks it is found
+model: deps-model
+	@docs/model/run.sh
 
 ## fuzz: each fuzz test for FUZZTIME
 fuzz:
@@ -115,12 +120,13 @@ generate: deps-generate
 check-generated:
 	tools/check-generated.sh
 
-## deps: install what test, test-kernel, race, lint and generate need, by apt (root); they do it themselves, too
-deps: deps-test deps-test-kernel deps-race deps-lint deps-generate
+## deps: install what test, test-kernel, race, model, lint and generate need, by apt (root); they do it themselves, too
+deps: deps-test deps-test-kernel deps-race deps-model deps-lint deps-generate
 
 deps-test:     ; @tools/deps.sh $(TEST_DEPS)
 deps-test-kernel: ; @tools/deps.sh $(KERNEL_DEPS)
 deps-race:     ; @tools/deps.sh $(RACE_DEPS)
+deps-model:    ; @tools/deps.sh $(MODEL_DEPS)
 deps-lint:     ; @tools/deps.sh $(LINT_DEPS)
 deps-generate: ; @tools/deps.sh $(GENERATE_DEPS)
 
