@@ -18,6 +18,7 @@ import (
 
 	"ip6d/addr"
 	"ip6d/api"
+	"ip6d/certificate"
 	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
 	"ip6d/hwmap/etcd"
@@ -56,12 +57,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	peers := api.NewPeers(api.PeersOptions{Source: s.Address.Addr()})
+	identity, err := certificate.LoadIdentity(filepath.Join(s.Dir, "peer.key"))
+	if err != nil {
+		return err
+	}
+	peers := api.NewPeers(api.PeersOptions{Source: s.Address.Addr(), Identity: identity})
 	m, err := hwmap.Open(ctx, hwmap.Options{
 		Plan: addr.DefaultPlan, Cell: kernel.Cell, Cluster: kernel.Cluster,
 		Self: hwmap.Host{
 			ID: s.Host, Name: fmt.Sprintf("host%d", s.Host), Identity: fmt.Sprintf("identity-%d", s.Host),
-			Underlay: s.Address.Addr(), Peer: s.Address,
+			Underlay: s.Address.Addr(), Peer: s.Address, PeerKey: identity.Fingerprint(),
 		},
 		Truth: truth, Fleet: fleet, Cache: cache, Witness: witness.New(filepath.Join(s.Dir, "host.db.witness")), Datapath: remote, Ports: remote, Peers: peers,
 		Quarantine: s.Quarantine, Now: time.Now, Logger: log,
@@ -69,11 +74,11 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, s, m, truth, cache, log)
+	return serve(ctx, s, m, identity, truth, cache, log)
 }
 
 // serve runs the map and its APIs.
-func serve(ctx context.Context, s kernel.Settings, m *hwmap.Map, truth, cache hwmap.Store, log *slog.Logger) error {
+func serve(ctx context.Context, s kernel.Settings, m *hwmap.Map, identity *certificate.Identity, truth, cache hwmap.Store, log *slog.Logger) error {
 	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -86,7 +91,7 @@ func serve(ctx context.Context, s kernel.Settings, m *hwmap.Map, truth, cache hw
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", api.NewHandler(api.HandlerOptions{Map: m, Datapath: noDatapath{}, FinishTimeout: 5 * time.Second}))
+	mux.Handle("/", api.NewHandler(api.HandlerOptions{Map: m, Datapath: noDatapath{}, FinishTimeout: 5 * time.Second, Logger: log}))
 	mux.HandleFunc(kernel.DatabasesPath, func(w http.ResponseWriter, r *http.Request) {
 		if err := writeDatabases(r.Context(), w, truth, cache); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -95,7 +100,9 @@ func serve(ctx context.Context, s kernel.Settings, m *hwmap.Map, truth, cache hw
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.Run(ctx) })
 	g.Go(func() error { return api.NewServer(mux, log).Serve(local) })
-	g.Go(func() error { return api.NewServer(api.NewPeerHandler(m), log).Serve(others) })
+	g.Go(func() error {
+		return api.NewServer(api.NewPeerHandler(m, log), log).Serve(api.NewPeerListener(others, identity))
+	})
 	return g.Wait()
 }
 
