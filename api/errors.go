@@ -27,6 +27,8 @@ var meanings = []struct {
 	{hwmap.ErrUnknownHost, connect.CodeNotFound},
 	{hwmap.ErrUnknownDatabase, connect.CodeNotFound},
 	{hwmap.ErrNameTaken, connect.CodeAlreadyExists},
+	{hwmap.ErrRequest, connect.CodeAlreadyExists},
+	{hwmap.ErrExpired, connect.CodeOutOfRange},
 	{addr.ErrExhausted, connect.CodeResourceExhausted},
 	{nat.ErrFull, connect.CodeResourceExhausted},
 	{context.DeadlineExceeded, connect.CodeDeadlineExceeded},

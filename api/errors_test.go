@@ -24,6 +24,8 @@ func TestAnErrorHasThePromisedCodeAndItsOwnText(t *testing.T) {
 		{hwmap.ErrUnknownMachine, connect.CodeNotFound},
 		{hwmap.ErrUnknownHost, connect.CodeNotFound},
 		{hwmap.ErrNameTaken, connect.CodeAlreadyExists},
+		{hwmap.ErrRequest, connect.CodeAlreadyExists},
+		{hwmap.ErrExpired, connect.CodeOutOfRange},
 		{addr.ErrExhausted, connect.CodeResourceExhausted},
 		{hwmap.ErrAttached, connect.CodeFailedPrecondition},
 		{hwmap.ErrState, connect.CodeFailedPrecondition},

@@ -41,6 +41,7 @@ func (f *fleet) check(want map[string]addr.Host) {
 			continue // what it has is resolved when it is revived
 		}
 		equal(f.t, fmt.Sprintf("host %d: dead hosts", host), view.dead(), s.kernel.deadHosts())
+		s.checkHistory()
 		locals := s.locals()
 		programs, gotMachines, gotMoved, gotBlocks := s.kernel.content()
 		made, _ := s.devices.content()
@@ -192,6 +193,15 @@ func record[T any](t *testing.T, e hwmap.Entry) (r T) {
 		t.Fatalf("%s: %v", e.Key, err)
 	}
 	return r
+}
+
+func encoded(t *testing.T, record any) []byte {
+	t.Helper()
+	b, err := json.Marshal(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func values(entries []hwmap.Entry) map[hwmap.Key]string {

@@ -58,6 +58,12 @@ var (
 	// ErrLagging: some live hosts have not applied the switchover yet.
 	ErrLagging = errors.New("hosts have not followed yet")
 
+	// ErrRequest: the request's id was given to another call before.
+	ErrRequest = errors.New("request id is taken")
+
+	// ErrExpired: the token is older than the events that are kept, or of another database. Begin anew, with a snapshot.
+	ErrExpired = errors.New("token has expired")
+
 	// ErrStandalone: the host belongs to no fleet, so there is nowhere to migrate to.
 	ErrStandalone = errors.New("host is standalone")
 

@@ -11,6 +11,10 @@ import (
 // the machine, and its port goes. Errors: ErrUnknownMachine, ErrState, ErrUnavailable, ErrLagging when ctx ends first,
 // with the hosts that lag.
 func (m *Map) Finish(ctx context.Context, name string) error {
+	return m.doneOnce(ctx, CallFinish, name, func(ctx context.Context) error { return m.finishNamed(ctx, name) })
+}
+
+func (m *Map) finishNamed(ctx context.Context, name string) error {
 	l, unlock, err := m.lockNamed(ctx, name)
 	if _, away := m.knownElsewhere(name); errors.Is(err, ErrUnknownMachine) && away {
 		return nil // repeated

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +47,7 @@ type server struct {
 	witness      *sideFile
 	devices      *devices
 	quarantine   time.Duration
+	ahead        atomic.Int64 // how far its clock is, in nanoseconds
 	log          *logs
 
 	turn chan struct{} // holds one who starts or stops the daemon
@@ -272,7 +274,7 @@ func (s *server) options() (hwmap.Options, *steps) {
 		Peers:    network{st, s.fleet.daemon},
 		Witness:  steppedWitness{s.witness, st},
 
-		Quarantine: s.quarantine, Now: time.Now,
+		Quarantine: s.quarantine, Now: s.now,
 		Logger: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("on", s.id),
 	}
 	if s.fleet.standalone {
@@ -280,6 +282,8 @@ func (s *server) options() (hwmap.Options, *steps) {
 	}
 	return o, st
 }
+
+func (s *server) now() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
 
 // open starts a daemon, or says why it cannot be.
 func (s *server) open() error {

@@ -214,6 +214,7 @@ func (m *Map) applyHost(e Entry) error {
 		return err
 	}
 	put(m.fleet.hosts, addr.Host(n), h)
+	m.noticeHost(addr.Host(n), h)
 	if addr.Host(n) == m.Self.ID && h != nil {
 		if h.State != m.state {
 			m.Logger.Warn("this host's state changed", "from", m.state, "to", h.State)

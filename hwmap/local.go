@@ -169,30 +169,48 @@ func (m *Map) forget(number addr.Machine) {
 	delete(m.local, number)
 }
 
-// record makes l the truth, durably, then remembers it. The error of a failed write leaves memory as it was.
+// record makes l the truth, durably and with what happened, then remembers it. The error of a failed write leaves memory as
+// it was.
 func (m *Map) record(ctx context.Context, l Local) error {
-	return m.write(ctx, Write{Key: localKey(l.Machine), Value: encode(l)}, func() { m.remember(l) })
+	before, _ := m.lookup(l.Machine)
+	var e *Event
+	e, l.Requests = m.event(ctx, l.kind(before), before, l)
+	return m.writeTruth(ctx, []Write{{Key: localKey(l.Machine), Value: encode(l)}}, func() { m.remember(l) }, e)
 }
 
 // erase removes the machine from the truth.
 func (m *Map) erase(ctx context.Context, number addr.Machine) error {
-	return m.write(ctx, Write{Key: localKey(number)}, func() { m.forget(number) })
+	before, _ := m.lookup(number)
+	return m.eraseAs(ctx, number, Local{}.kind(before))
 }
 
-func (m *Map) write(ctx context.Context, w Write, remember func()) error {
-	return m.writeTruth(ctx, []Write{w}, remember)
+// eraseAs is erase for what happened where the machine's state alone does not tell it.
+func (m *Map) eraseAs(ctx context.Context, number addr.Machine, kind EventKind) error {
+	before, _ := m.lookup(number)
+	e, _ := m.event(ctx, kind, before, Local{Machine: number})
+	return m.writeTruth(ctx, []Write{{Key: localKey(number)}}, func() { m.forget(number) }, e)
 }
 
-// writeTruth makes some writes one step, then remembers them.
-func (m *Map) writeTruth(ctx context.Context, writes []Write, remember func()) error {
+// writeTruth makes some writes, and what happened, one step, then remembers them. A nil event is none.
+func (m *Map) writeTruth(ctx context.Context, writes []Write, remember func(), events ...*Event) error {
+	events = slices.DeleteFunc(events, func(e *Event) bool { return e == nil })
+	m.mu.Lock()
+	writes = append(writes, m.history.begin(events)...)
+	m.mu.Unlock()
 	// A caller who has gone must not leave the file and memory apart.
 	// gofail: var beforeTruth struct{}
-	if _, err := m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: writes}); err != nil {
-		return fmt.Errorf("write this host's database: %w", err)
-	}
+	_, err := m.Truth.Commit(context.WithoutCancel(ctx), Txn{Then: writes})
 	// gofail: var afterTruth struct{}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err != nil {
+		m.history.end(events, failed)
+		return fmt.Errorf("write this host's database: %w", err)
+	}
+	m.history.end(events, written)
+	if m.history.wantsPruning() {
+		wish(m.pruneWanted)
+	}
 	remember()
 	return nil
 }

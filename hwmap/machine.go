@@ -37,6 +37,10 @@ func checkName(name string) error {
 // again returns the same machine. Errors: ErrUsage, ErrNameTaken, ErrSuspect, addr.ErrExhausted, nat.ErrFull, ErrState on a
 // host that takes no machines, and those of the truth's store.
 func (m *Map) Create(ctx context.Context, name string, network addr.Network) (MachineView, error) {
+	return m.viewOnce(ctx, CallCreate, name, network, func(ctx context.Context) (MachineView, error) { return m.create(ctx, name, network) })
+}
+
+func (m *Map) create(ctx context.Context, name string, network addr.Network) (MachineView, error) {
 	if err := checkName(name); err != nil {
 		return MachineView{}, err
 	}
@@ -148,6 +152,10 @@ func (m *Map) cancel(number addr.Machine) {
 // machine of that name, as after a call that is repeated; ErrState while a migration is under way; ErrUnavailable and
 // ErrInDoubt away from home.
 func (m *Map) Destroy(ctx context.Context, name string) error {
+	return m.doneOnce(ctx, CallDestroy, name, func(ctx context.Context) error { return m.destroy(ctx, name) })
+}
+
+func (m *Map) destroy(ctx context.Context, name string) error {
 	l, unlock, err := m.lockNamed(ctx, name)
 	if err != nil {
 		return err
@@ -159,7 +167,9 @@ func (m *Map) Destroy(ctx context.Context, name string) error {
 	home, err := m.isHome(l.Machine)
 	if err == nil && !home {
 		// The home learns it from the record; until it can be written, the machine is not destroyed.
-		err = m.publishDestroyed(ctx, l)
+		if err = m.awaits(ctx, l); err == nil {
+			err = m.publishDestroyed(ctx, l)
+		}
 		m.unsettled.add(l.Machine) // should that be in doubt
 	}
 	if err == nil {
@@ -184,7 +194,7 @@ func (m *Map) end(ctx context.Context, l Local) error {
 		return err
 	}
 	if !home {
-		return m.erase(ctx, l.Machine)
+		return m.eraseAs(ctx, l.Machine, EventDestroyed)
 	}
 	return m.quarantine(ctx, l, l.Epoch)
 }

@@ -118,14 +118,18 @@ type Map struct {
 	operations keyedLocks[addr.Machine]
 	accepting  keyedLocks[struct{}] // held by an operator's word about what is suspect
 
+	// requesting serialises calls of one request; it comes before the others.
+	requesting keyedLocks[requestKey]
+
 	unsettled   queue[addr.Machine] // machines whose record is to be read again; see settle.go
 	changedHome queue[addr.Block]   // blocks that this host was given, or gave away; see home.go
 	hints       queue[hint]         // for other hosts; see hint.go
 	astray      *rate.Limiter       // of hints about packets that went astray
 	rereads     rereads             // what other hosts' hints ask for; see reread.go
-	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied. Each holds one wish.
-	leaseWanted, appliedWanted chan struct{}
-	appliedLater               bool // appliedWanted is going to be asked for; guarded by mu
+	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied, pruneWanted to prune the history,
+	// hostNews to write what happened to hosts. Each holds one wish.
+	leaseWanted, appliedWanted, pruneWanted, hostNews chan struct{}
+	appliedLater                                      bool // appliedWanted is going to be asked for; guarded by mu
 
 	fence fence // of a host that was declared dead
 
@@ -141,6 +145,7 @@ type Map struct {
 	state     HostState // of this host's record, as fleet has or had it
 	database  Database  // the truth's record of itself
 	vouched   bool      // the fleet's store has nothing against the truth
+	history   history
 }
 
 // Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then joins the
@@ -156,6 +161,8 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		astray:        rate.NewLimiter(astrayRate, astrayRate),
 		leaseWanted:   make(chan struct{}, 1),
 		appliedWanted: make(chan struct{}, 1),
+		pruneWanted:   make(chan struct{}, 1),
+		hostNews:      make(chan struct{}, 1),
 		local:         make(map[addr.Machine]Local),
 		byName:        make(map[string]addr.Machine),
 		complete:      make(map[addr.Block]uint64),
@@ -164,6 +171,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		fleet:         newFleetView(),
 		state:         Joined,
 		fence:         fence{wanted: make(chan struct{}, 1)},
+		history:       newHistory(),
 	}
 	m.truth = &witnessed{Store: o.Truth, log: o.Logger, grown: make(chan struct{}, 1)}
 	if o.Witness != nil {
@@ -183,6 +191,9 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	}
 	if err := m.restoreFence(ctx); err != nil {
 		return nil, fmt.Errorf("restore what was said of this host: %w", err)
+	}
+	if err := m.restoreHistory(ctx); err != nil {
+		return nil, fmt.Errorf("restore this host's history: %w", err)
 	}
 	if err := m.restoreCache(ctx); errors.Is(err, nat.ErrFull) {
 		m.Logger.Warn("fleet's map not restored whole", "error", err)
@@ -231,7 +242,7 @@ func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.keepHomes, m.sweep, m.publishApplied, m.stayAlive,
-		m.tellStore, m.keepFence,
+		m.tellStore, m.keepFence, m.keepHistory, m.tellHosts,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

@@ -13,6 +13,10 @@ import (
 // ErrUnknownMachine, ErrUnknownHost, ErrUsage, ErrStandalone, ErrState, ErrConflict, ErrUnavailable and ErrInDoubt from the
 // store, and what the target answers.
 func (m *Map) Begin(ctx context.Context, name string, to addr.Host) (MachineView, error) {
+	return m.viewOnce(ctx, CallBegin, name, to, func(ctx context.Context) (MachineView, error) { return m.beginNamed(ctx, name, to) })
+}
+
+func (m *Map) beginNamed(ctx context.Context, name string, to addr.Host) (MachineView, error) {
 	if m.standalone {
 		return MachineView{}, fmt.Errorf("%w: configure the endpoints of a fleet's store to migrate machines", ErrStandalone)
 	}
@@ -90,6 +94,10 @@ func (m *Map) publishLeaving(ctx context.Context, l Local) error {
 // Abort calls a migration off, on its source or its target. Errors: ErrUnknownMachine, ErrState when there is none,
 // ErrCommitted when the switchover won, ErrUnavailable and ErrInDoubt from the store: repeat it then.
 func (m *Map) Abort(ctx context.Context, name string) error {
+	return m.doneOnce(ctx, CallAbort, name, func(ctx context.Context) error { return m.abort(ctx, name) })
+}
+
+func (m *Map) abort(ctx context.Context, name string) error {
 	l, unlock, err := m.lockNamed(ctx, name)
 	if err != nil {
 		return err

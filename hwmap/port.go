@@ -11,6 +11,10 @@ import (
 // Attach gives the machine its port on this host: during a migration, on the target, the port that it will have. The
 // same spec again returns the same port. Errors: ErrUnknownMachine, ErrAttached, ErrState, ErrUsage, those of Ports.
 func (m *Map) Attach(ctx context.Context, name string, spec PortSpec) (MachineView, error) {
+	return m.viewOnce(ctx, CallAttach, name, spec, func(ctx context.Context) (MachineView, error) { return m.attachNamed(ctx, name, spec) })
+}
+
+func (m *Map) attachNamed(ctx context.Context, name string, spec PortSpec) (MachineView, error) {
 	if (spec.Netns == "") == (spec.Existing == "") {
 		return MachineView{}, fmt.Errorf("%w: a port needs either a namespace to make it for or an existing device", ErrUsage)
 	}
@@ -85,6 +89,10 @@ func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error)
 // Detach takes the machine's port away; its address stays. Without a port it does nothing.
 // Errors: ErrUnknownMachine, and those of Ports.
 func (m *Map) Detach(ctx context.Context, name string) (MachineView, error) {
+	return m.viewOnce(ctx, CallDetach, name, nil, func(ctx context.Context) (MachineView, error) { return m.detachNamed(ctx, name) })
+}
+
+func (m *Map) detachNamed(ctx context.Context, name string) (MachineView, error) {
 	l, unlock, err := m.lockNamed(ctx, name)
 	if err != nil {
 		return MachineView{}, err

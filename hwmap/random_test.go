@@ -15,8 +15,8 @@ import (
 )
 
 // Random calls by random callers on three hosts, which are cordoned and hand over their blocks too, with steps that fail,
-// answers that are lost, daemons that die and hosts that reboot. At every moment one host at most delivers a machine; and when
-// the faults end, all converges.
+// answers that are lost, daemons that die and hosts that reboot. At every moment one host at most delivers a machine; when
+// the faults end, all converges; and who watched the events was told it all, once.
 // IP6D_SEEDS=FIRST-LAST chooses the seeds.
 func TestRandomCallsAndFaultsConverge(t *testing.T) {
 	first, last := uint64(1), uint64(40)
@@ -46,6 +46,10 @@ func runRandom(t *testing.T, seed uint64) {
 		defer mu.Unlock()
 		return random.IntN(n)
 	}
+	var watchers []*watcher
+	for host := range f.servers {
+		watchers = append(watchers, f.follow(host, false))
+	}
 	for range 3 {
 		f.inject(func(_ addr.Host, what string) fault {
 			if intn(40) != 0 {
@@ -59,6 +63,12 @@ func runRandom(t *testing.T, seed uint64) {
 		})
 		f.slow(func() time.Duration { return time.Duration(intn(1000)) * time.Millisecond })
 		var callers sync.WaitGroup
+		callers.Go(func() {
+			for range 5 {
+				time.Sleep(time.Duration(intn(20000)) * time.Millisecond)
+				watchers = append(watchers, f.follow(addr.Host(intn(3)+1), true))
+			}
+		})
 		for range 4 {
 			callers.Go(func() {
 				for range 25 {
@@ -79,6 +89,12 @@ func runRandom(t *testing.T, seed uint64) {
 		for host := range f.servers {
 			f.leftBehind(host)
 		}
+		for _, w := range watchers {
+			w.check()
+		}
+	}
+	for _, w := range watchers[:3] {
+		w.checkWhole()
 	}
 }
 

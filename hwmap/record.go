@@ -103,6 +103,7 @@ type Local struct {
 	Port     *LocalPort   `json:"port,omitempty"`     // nil: not attached
 	Revision Revision     `json:"revision,omitempty"` // Away: of the transaction that made the target the owner
 	Until    time.Time    `json:"until,omitzero"`     // Quarantined
+	Requests []Request    `json:"requests,omitempty"` // of calls that may come to their end without their caller; see request.go
 }
 
 // LocalPort is the truth about a machine's port. While the port is being made, it has neither MAC nor MTU.

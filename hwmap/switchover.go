@@ -23,6 +23,14 @@ const switchoverTimeout = 10 * time.Second
 // the call, or abort. Errors, after which the machine is still here: ErrUnknownMachine, ErrState, ErrNotReady,
 // ErrUnavailable, ErrConflict, those of Datapath and of the truth's store.
 func (m *Map) Switchover(ctx context.Context, name string) (Outcome, uint64, error) {
+	r, err := m.once(ctx, CallSwitchover, name, nil, func(ctx context.Context) (r result, err error) {
+		r.outcome, r.epoch, err = m.switchoverNamed(ctx, name)
+		return r, err
+	})
+	return r.outcome, r.epoch, err
+}
+
+func (m *Map) switchoverNamed(ctx context.Context, name string) (Outcome, uint64, error) {
 	l, unlock, err := m.lockNamed(ctx, name)
 	if err != nil {
 		return "", 0, err
