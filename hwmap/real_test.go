@@ -59,7 +59,7 @@ func TestAMoveOverEtcdWithTheHostsTruthInFiles(t *testing.T) {
 		if kernels[id] == nil {
 			kernels[id], ports[id] = newKernel(id, func(nat.Machine) {}), newDevices()
 		}
-		h := startReal(t, id, dir, server.Endpoint(), kernels[id], ports[id], find)
+		h := startReal(t, id, dir, etcd.Options{Endpoints: []string{server.Endpoint()}, Cluster: "test", DialTimeout: time.Second, CallTimeout: 5 * time.Second}, kernels[id], ports[id], find)
 		mu.Lock()
 		defer mu.Unlock()
 		hosts[id] = h
@@ -107,7 +107,7 @@ func TestAMoveOverEtcdWithTheHostsTruthInFiles(t *testing.T) {
 }
 
 // startReal starts a host. It ends with the test, or with its stop.
-func startReal(t *testing.T, id addr.Host, dir, endpoint string, k *kernel, ports *devices, find func(addr.Host) (*hwmap.Map, error)) *realHost {
+func startReal(t *testing.T, id addr.Host, dir string, store etcd.Options, k *kernel, ports *devices, find func(addr.Host) (*hwmap.Map, error)) *realHost {
 	t.Helper()
 	file := func(name string) *bolt.Store {
 		s, err := bolt.Open(bolt.Options{Path: filepath.Join(dir, string(rune('0'+id)), name)})
@@ -117,7 +117,7 @@ func startReal(t *testing.T, id addr.Host, dir, endpoint string, k *kernel, port
 		return s
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	fleet, err := etcd.Open(ctx, etcd.Options{Endpoints: []string{endpoint}, Cluster: "test", DialTimeout: time.Second, CallTimeout: 5 * time.Second})
+	fleet, err := etcd.Open(ctx, store)
 	if err != nil {
 		t.Fatal(err)
 	}

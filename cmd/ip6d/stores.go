@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"ip6d/api"
 	"ip6d/certificate"
@@ -22,7 +23,7 @@ func (d *daemon) openStores(ctx context.Context) error {
 	const truth, cache = "host.db", "map.db"
 	d.operations = newOperations(d.config.Slow, d.log)
 	if !d.config.Standalone() {
-		fleet, err := etcd.Open(ctx, etcd.Options{Endpoints: d.config.Endpoints, Cluster: d.config.Cluster, Logger: d.log, Observe: d.operations.ofStore()})
+		fleet, err := d.openFleet(ctx)
 		if err != nil {
 			return err
 		}
@@ -82,4 +83,18 @@ func (compactionTask) Ready() <-chan struct{} { return readyAtOnce() }
 func (d *daemon) checkOwner(ctx context.Context) error {
 	_, err := hwmap.CheckOwner(ctx, d.truth, d.mapOptions().Owner())
 	return err
+}
+
+// openFleet opens the fleet's store.
+func (d *daemon) openFleet(ctx context.Context) (*etcd.Store, error) {
+	c := d.config
+	o := etcd.Options{Endpoints: c.Endpoints, Cluster: c.Cluster, Logger: d.log, Observe: d.operations.ofStore()}
+	if strings.HasPrefix(c.Endpoints[0], "https://") {
+		files, err := certificate.Open(c.StoreFiles, d.log)
+		if err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+		o.TLS = files.Client
+	}
+	return etcd.Open(ctx, o)
 }

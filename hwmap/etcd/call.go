@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,7 +46,30 @@ func (s *Store) unavailable(caller context.Context, action string, err error) er
 	if caller.Err() != nil {
 		err = caller.Err()
 	}
+	if isDenied(err) {
+		return fmt.Errorf("%s: etcd %s: %w", action, s.endpoints(), &deniedError{plain(err)})
+	}
 	return fmt.Errorf("%s: etcd %s: %w: %w", action, s.endpoints(), hwmap.ErrUnavailable, plain(err))
+}
+
+// deniedError is what etcd's access control refuses: as a store that cannot be reached, but the way out is another.
+type deniedError struct{ why error }
+
+func (e *deniedError) Error() string {
+	return fmt.Sprintf("the store refuses this host: %v; give the etcd user that store.certificate names the roles of docs/ACCESS.md", e.why)
+}
+
+func (e *deniedError) Unwrap() []error { return []error{hwmap.ErrUnavailable, e.why} }
+
+// isDenied reports whether etcd knows the caller and does not let him, or does not know him.
+func isDenied(err error) bool {
+	for _, known := range []error{rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCUserEmpty, rpctypes.ErrGRPCUserNotFound, rpctypes.ErrGRPCAuthFailed, rpctypes.ErrGRPCInvalidAuthToken} {
+		// What ends a watch is told in words only.
+		if same(err, known) || strings.Contains(err.Error(), rpctypes.ErrorDesc(known)) {
+			return true
+		}
+	}
+	return false
 }
 
 // writeError is the error of a failed write.

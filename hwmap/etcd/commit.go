@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -55,9 +56,22 @@ func (s *Store) commit(ctx context.Context, t hwmap.Txn, lease int64) (hwmap.Rev
 
 	switch {
 	case err != nil:
-		return 0, s.writeError(ctx, c, "commit", err)
+		return 0, s.writeError(ctx, c, fmt.Sprintf("write %s below %s", written(t), s.prefix), err)
 	case !resp.GetSucceeded():
 		return 0, fmt.Errorf("commit: %w (conditions %v)", hwmap.ErrConflict, t.If)
 	}
 	return hwmap.Revision(resp.GetHeader().GetRevision()), nil
+}
+
+// written names what t writes.
+func written(t hwmap.Txn) string {
+	var keys []string
+	for _, w := range t.Then {
+		keys = append(keys, string(w.Key))
+	}
+	const most = 3
+	if more := len(keys) - most; more > 0 {
+		keys = append(keys[:most], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(keys, ", ")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 
 	"ip6d/hwmap"
 )
@@ -35,9 +37,9 @@ type Options struct {
 	// Cluster is the fleet's name, part of every key. It has no slash.
 	Cluster string
 
-	// TLS is used for https endpoints, and for those without a scheme. nil: https endpoints are checked against the
-	// system's certificates.
-	TLS *tls.Config
+	// TLS returns the settings of the next connection, for https endpoints, and for those without a scheme: certificates may
+	// be renewed. nil: https endpoints are checked against the system's certificates.
+	TLS func() *tls.Config
 
 	// DialTimeout is how long a call waits for a connection. 0: DefaultDialTimeout.
 	DialTimeout time.Duration
@@ -87,25 +89,28 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	reconnect := backoff.DefaultConfig // with jitter
 	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, 3*time.Second
+	options := []grpc.DialOption{
+		grpc.WithStatsHandler(sentHandler{}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: o.DialTimeout}),
+		grpc.WithDefaultCallOptions(
+			grpc.WaitForReady(true), // for a connection, as long as the call's context allows
+			grpc.MaxCallRecvMsgSize(math.MaxInt32),
+		),
+	}
+	if o.TLS != nil && !strings.HasPrefix(o.Endpoints[0], "http://") {
+		options = append(options, grpc.WithTransportCredentials(freshTLS{credentials.NewTLS(nil), o.TLS}))
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Context:     context.WithoutCancel(ctx),
 		Endpoints:   o.Endpoints,
 		DialTimeout: o.DialTimeout,
-		TLS:         o.TLS,
 		Logger:      zap.NewNop(), // every failure is also an error of a call
 		// One attempt per call: the client repeats also writes, when etcd notices the deadline of one before we do.
 		MaxUnaryRetries: 1,
 		// A server that has stopped answering is noticed within 15 s. Pings more frequent than 10 s gRPC does not send.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
-		DialOptions: []grpc.DialOption{
-			grpc.WithStatsHandler(sentHandler{}),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: o.DialTimeout}),
-			grpc.WithDefaultCallOptions(
-				grpc.WaitForReady(true), // for a connection, as long as the call's context allows
-				grpc.MaxCallRecvMsgSize(math.MaxInt32),
-			),
-		},
+		DialOptions:          options,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w: %w", strings.Join(o.Endpoints, ","), hwmap.ErrUsage, err)
@@ -122,6 +127,18 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		log:    o.Logger,
 	}, nil
 }
+
+// freshTLS are credentials by the settings of the moment.
+type freshTLS struct {
+	credentials.TransportCredentials
+	settings func() *tls.Config
+}
+
+func (f freshTLS) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return credentials.NewTLS(f.settings()).ClientHandshake(ctx, authority, raw)
+}
+
+func (f freshTLS) Clone() credentials.TransportCredentials { return f }
 
 func (o Options) check() error {
 	if len(o.Endpoints) == 0 {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -22,6 +23,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"ip6d/certificate"
 )
 
 // ErrNoBinary means that bin/etcd is not there.
@@ -37,6 +40,9 @@ type Options struct {
 
 	// Listen is where clients reach it. The zero Listen: an address of its own on loopback (Start only).
 	Listen netip.AddrPort
+
+	// Files makes it speak TLS, with clients that have a certificate of the same authority. The zero Paths: plain.
+	Files certificate.Paths
 
 	// Log takes what it prints. nil: nowhere.
 	Log io.Writer
@@ -72,15 +78,19 @@ func Command(o Options) *exec.Cmd {
 	// A single server never talks to itself as a peer, so that port may be any that is free, and the name it gives as its
 	// own need not be right.
 	peer := netip.AddrPortFrom(o.Listen.Addr(), 0)
+	url := o.scheme() + o.Listen.String()
 	args := []string{
 		"--name=ip6d",
 		"--data-dir=" + o.Dir,
-		"--listen-client-urls=http://" + o.Listen.String(),
-		"--advertise-client-urls=http://" + o.Listen.String(),
+		"--listen-client-urls=" + url,
+		"--advertise-client-urls=" + url,
 		"--listen-peer-urls=http://" + peer.String(),
 		"--initial-advertise-peer-urls=http://127.0.0.1:1",
 		"--initial-cluster=ip6d=http://127.0.0.1:1",
 		"--log-level=warn",
+	}
+	if o.Files != (certificate.Paths{}) {
+		args = append(args, "--cert-file="+o.Files.Certificate, "--key-file="+o.Files.Key, "--trusted-ca-file="+o.Files.Authorities, "--client-cert-auth")
 	}
 	if !o.Durable {
 		args = append(args, "--unsafe-no-fsync")
@@ -91,11 +101,31 @@ func Command(o Options) *exec.Cmd {
 	return cmd
 }
 
+func (o Options) scheme() string {
+	if o.Files != (certificate.Paths{}) {
+		return "https://"
+	}
+	return "http://"
+}
+
 // WaitReady waits until the server at the address answers reads and writes, from the network namespace of this thread.
 func WaitReady(ctx context.Context, at netip.AddrPort) error {
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	return Options{Listen: at}.waitReady(ctx)
+}
+
+func (o Options) waitReady(ctx context.Context) error {
+	at := o.Listen
+	transport := &http.Transport{DisableKeepAlives: true}
+	if o.Files != (certificate.Paths{}) {
+		files, err := certificate.Open(o.Files, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		transport.TLSClientConfig = files.Client()
+	}
+	client := http.Client{Timeout: 2 * time.Second, Transport: transport}
 	for {
-		err := ready(ctx, &client, "http://"+at.String()+"/health")
+		err := ready(ctx, &client, o.scheme()+at.String()+"/health")
 		if err == nil {
 			return nil
 		}
@@ -161,7 +191,7 @@ func freeAddress() netip.AddrPort {
 }
 
 // Endpoint is what clients connect to.
-func (s *Server) Endpoint() string { return "http://" + s.o.Listen.String() }
+func (s *Server) Endpoint() string { return s.o.scheme() + s.o.Listen.String() }
 
 // Dir holds the server's data.
 func (s *Server) Dir() string { return s.o.Dir }
@@ -185,7 +215,7 @@ func (s *Server) Start(ctx context.Context) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(r.exited, func() { cancel(errors.New("it exited")) })
 	defer stop()
-	if err := WaitReady(ctx, o.Listen); err != nil {
+	if err := o.waitReady(ctx); err != nil {
 		r.kill()
 		return fmt.Errorf("start etcd: %w: %w; it said:\n%s", err, context.Cause(ctx), s.output)
 	}
