@@ -12,10 +12,17 @@ import (
 )
 
 // auditServer is the AuditService of an Auditor.
-type auditServer struct{ *audit.Auditor }
+type auditServer struct {
+	*audit.Auditor
+	host *hostServer
+}
 
-func (s *auditServer) CheckHost(ctx context.Context, _ *connect.Request[ip6dv1.CheckHostRequest]) (*connect.Response[ip6dv1.CheckHostResponse], error) {
-	report, err := s.Check(ctx)
+func (s *auditServer) CheckHost(ctx context.Context, r *connect.Request[ip6dv1.CheckHostRequest]) (*connect.Response[ip6dv1.CheckHostResponse], error) {
+	check := s.Check
+	if r.Msg.Fleet {
+		check = s.CheckFleet
+	}
+	report, err := check(ctx)
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -38,6 +45,22 @@ func (s *auditServer) RepairHost(ctx context.Context, r *connect.Request[ip6dv1.
 		})
 	}
 	return connect.NewResponse(all), nil
+}
+
+func (s *auditServer) TraceMachine(ctx context.Context, r *connect.Request[ip6dv1.TraceMachineRequest]) (*connect.Response[ip6dv1.TraceMachineResponse], error) {
+	id, err := s.host.findMachine(r.Msg.Machine)
+	if err != nil {
+		return nil, answer(err)
+	}
+	t, err := s.host.Trace(ctx, id)
+	if err != nil {
+		return nil, answer(err)
+	}
+	m := &ip6dv1.TraceMachineResponse{Hops: t.Hops}
+	for _, l := range t.Layers {
+		m.Layers = append(m.Layers, &ip6dv1.TracedLayer{Layer: l.Layer, Says: l.Says, Disagrees: l.Disagrees})
+	}
+	return connect.NewResponse(m), nil
 }
 
 // ReportMessage is a report as the API has it.

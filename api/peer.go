@@ -46,3 +46,15 @@ func (s *peerServer) RereadMachine(_ context.Context, r *connect.Request[ip6dv1.
 	s.Reread(addr.Machine(r.Msg.Machine))
 	return connect.NewResponse(&ip6dv1.RereadMachineResponse{}), nil
 }
+
+// maxLocals is how many machines a page of ListLocals has.
+const maxLocals = 10_000
+
+func (s *peerServer) ListLocals(_ context.Context, r *connect.Request[ip6dv1.ListLocalsRequest]) (*connect.Response[ip6dv1.ListLocalsResponse], error) {
+	locals, more := s.Locals(addr.Machine(r.Msg.From), maxLocals)
+	page := &ip6dv1.ListLocalsResponse{More: more}
+	for _, l := range locals {
+		page.Machines = append(page.Machines, &ip6dv1.LocalMachine{Machine: uint32(l.Machine), Epoch: l.Epoch, State: string(l.State)})
+	}
+	return connect.NewResponse(page), nil
+}

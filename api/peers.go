@@ -117,6 +117,24 @@ func (p *Peers) Reread(ctx context.Context, h hwmap.Host, m addr.Machine) error 
 	return err
 }
 
+// Locals asks h what its truth has: number, epoch and state of each machine. Errors: as Check.
+func (p *Peers) Locals(ctx context.Context, h hwmap.Host) ([]hwmap.Local, error) {
+	var all []hwmap.Local
+	for question := new(ip6dv1.ListLocalsRequest); ; {
+		page, err := ask(ctx, p, h, ip6dv1connect.PeerServiceClient.ListLocals, question)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range page.Machines {
+			all = append(all, hwmap.Local{Machine: addr.Machine(m.Machine), Epoch: m.Epoch, State: hwmap.LocalState(m.State)})
+		}
+		if !page.More || len(page.Machines) == 0 {
+			return all, nil
+		}
+		question = &ip6dv1.ListLocalsRequest{From: uint32(all[len(all)-1].Machine) + 1}
+	}
+}
+
 // Close closes idle connections.
 func (p *Peers) Close() { p.http.CloseIdleConnections() }
 

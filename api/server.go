@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"ip6d/addr"
 	"ip6d/api/ip6d/v1/ip6dv1connect"
 	"ip6d/audit"
 	"ip6d/hwmap"
@@ -38,6 +39,9 @@ type HandlerOptions struct {
 	// Audit compares the layers of this host. nil: AuditService is not offered.
 	Audit *audit.Auditor
 
+	// Trace says what the layers believe of a machine. Needed where Audit is.
+	Trace func(context.Context, addr.ID) (audit.Trace, error)
+
 	// FinishTimeout bounds a FinishMigration whose caller sets no deadline; 0: 30 s.
 	FinishTimeout time.Duration
 }
@@ -65,7 +69,7 @@ func NewHandler(o HandlerOptions) http.Handler {
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))
 	if o.Audit != nil {
-		mux.Handle(ip6dv1connect.NewAuditServiceHandler(&auditServer{o.Audit}, connect.WithReadMaxBytes(maxReport)))
+		mux.Handle(ip6dv1connect.NewAuditServiceHandler(&auditServer{o.Audit, &hostServer{o}}, connect.WithReadMaxBytes(maxReport)))
 	}
 	return withCertificate(mux)
 }

@@ -31,6 +31,9 @@ type Options struct {
 
 	Sources []Source
 
+	// Fleet compares what all hosts say, and returns those that did not answer. nil: there is no fleet.
+	Fleet func(context.Context) ([]Difference, []Unanswered, error)
+
 	// About says what the report was made from. May be nil.
 	About func() (revision int64, store string)
 
@@ -121,6 +124,41 @@ func (a *Auditor) check(ctx context.Context) (Report, error) {
 	a.remember(found)
 	sortDifferences(found)
 	r.Differences = append(r.Differences, found...)
+	return r, nil
+}
+
+// CheckFleet is Check, and compares what the other hosts say, too.
+func (a *Auditor) CheckFleet(ctx context.Context) (Report, error) {
+	a.working.Lock()
+	defer a.working.Unlock()
+	r, err := a.check(ctx)
+	if err != nil || a.Fleet == nil {
+		return r, err
+	}
+	found, unanswered, err := a.Fleet(ctx)
+	for _, pause := range a.Pauses {
+		if len(found) == 0 || err != nil {
+			break
+		}
+		if err := wait(ctx, pause); err != nil {
+			return r, err
+		}
+		var again []Difference
+		again, unanswered, err = a.Fleet(ctx)
+		found = both(again, found)
+	}
+	if ctx.Err() != nil {
+		return r, ctx.Err()
+	}
+	if err != nil {
+		r.Errors = append(r.Errors, err.Error())
+	}
+	for i := range found {
+		found[i].Since = a.Now()
+	}
+	r.Differences = append(r.Differences, found...)
+	r.Unanswered = append(r.Unanswered, unanswered...)
+	sortDifferences(r.Differences)
 	return r, nil
 }
 

@@ -70,7 +70,6 @@ const (
 	TwoOwners           Kind = "two_owners"             // with other hosts' answers
 	OwnerDoesNotHave    Kind = "owner_does_not_have"    // the same
 	DestroyedUnknown    Kind = "destroyed_unknown"      // the same
-	HostDoesNotAnswer   Kind = "host_does_not_answer"   // the same
 	EpochOfOwnerDiffers Kind = "epoch_of_owner_differs" // the same
 )
 

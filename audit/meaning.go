@@ -59,7 +59,6 @@ var meanings = map[Kind]meaning{
 	TwoOwners:           {Error, false, "two hosts have the machine: one of them runs from an old copy of its database, or it was claimed while its host lived", "find out where it really runs, and detach it on the other"},
 	OwnerDoesNotHave:    {Error, false, "the store says that the host owns the machine, and the host says that it does not have it: its database is an old copy, or a new one", "restore that host's database; or, where the machine is lost, see docs/RUNBOOK.md"},
 	DestroyedUnknown:    {Warning, false, "the home does not know the id of a destroyed machine, so nobody frees it", "on the home: ip6d check, then ip6d repair"},
-	HostDoesNotAnswer:   {Warning, false, "its daemon is down, or cannot be reached", "look at that host; what only it could say is not compared"},
 	EpochOfOwnerDiffers: {Error, false, "the owner has the machine at another epoch than the store says", "on the owner: ip6d check, then ip6d repair"},
 
 	PortGone:          {Error, false, "the device was deleted, or its namespace ended, or the host was started anew", byAttach},

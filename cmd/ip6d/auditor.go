@@ -13,13 +13,19 @@ import (
 )
 
 // newAuditor returns the Auditor of a host: of its hardware map, its datapath and its network.
-func newAuditor(o audit.Options, m *hwmap.Map, d *nat.Datapath, a *host.Agent) *audit.Auditor {
+// locals asks another host which machines it has; nil: there is none.
+func newAuditor(o audit.Options, m *hwmap.Map, d *nat.Datapath, a *host.Agent, locals hwmap.AskLocals) *audit.Auditor {
 	network := host.Audit{
 		Agent:       a,
 		Ports:       func(context.Context) ([]host.WantedPort, error) { return wantedPorts(m) },
 		RestorePort: func(ctx context.Context, number addr.Machine) error { return m.RestorePort(ctx, number) },
 	}
 	o.Sources = []audit.Source{hwmap.Audit{Map: m}, nat.Audit{Datapath: d, Want: network.Wanted}, network}
+	if locals != nil {
+		o.Fleet = func(ctx context.Context) ([]audit.Difference, []audit.Unanswered, error) {
+			return hwmap.Audit{Map: m}.LookAtFleet(ctx, locals)
+		}
+	}
 	o.About = func() (int64, string) {
 		s := m.Status()
 		switch {
@@ -33,6 +39,30 @@ func newAuditor(o audit.Options, m *hwmap.Map, d *nat.Datapath, a *host.Agent) *
 		return int64(s.Revision), "not followed"
 	}
 	return audit.NewAuditor(o)
+}
+
+// traced is what `ip6d trace` asks.
+func traced(m *hwmap.Map, d *nat.Datapath) func(context.Context, addr.ID) (audit.Trace, error) {
+	return func(ctx context.Context, id addr.ID) (audit.Trace, error) {
+		if id.Cell != m.Cell {
+			return audit.Trace{}, fmt.Errorf("%w: machine %s is of cell %d, this host of cell %d", hwmap.ErrUnknownMachine, id, id.Cell, m.Cell)
+		}
+		return hwmap.Audit{Map: m}.Trace(ctx, id.Machine, func(h addr.Host) (string, bool, error) {
+			hops, err := d.Hosts()
+			for _, hop := range hops {
+				switch {
+				case hop.Host != h:
+				case hop.Kind == nat.HopL3:
+					return fmt.Sprintf("device %d", hop.Ifindex), true, err
+				case hop.MAC == nil:
+					return fmt.Sprintf("device %d, next hop %s, whose MAC the kernel is asked for", hop.Ifindex, hop.Gateway), true, err
+				default:
+					return fmt.Sprintf("device %d, next hop %s, MAC %s, trusted for %s", hop.Ifindex, hop.Gateway, hop.MAC, hop.Trusted.Round(time.Second)), true, err
+				}
+			}
+			return "", false, err
+		})
+	}
 }
 
 func wantedPorts(m *hwmap.Map) ([]host.WantedPort, error) {

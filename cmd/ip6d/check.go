@@ -13,8 +13,9 @@ import (
 )
 
 func newCheckCommand(c *cli) *cobra.Command {
+	var fleet bool
 	command := &cobra.Command{
-		Use:   "check",
+		Use:   "check [--fleet]",
 		Short: "Name every difference between what this host's layers say",
 		Long: `Name every difference between what this host's layers say: its own database, the fleet's store, the cache, the kernel's
 maps, routes, neighbours, devices, namespaces and programs. It changes nothing. Of each difference it says what each
@@ -26,10 +27,11 @@ be found out.`,
   ip6d check -o json > report.json; ip6d repair --from report.json`,
 		Args: cobra.NoArgs,
 	}
+	command.Flags().BoolVar(&fleet, "fleet", false, "ask the other living hosts, too, which machines they have, and compare that with the store")
 	command.RunE = func(cmd *cobra.Command, _ []string) error {
 		r, err := callWithin(cmd.Context(), c, auditPatience, func(a *api.Client) unary[ip6dv1.CheckHostRequest, ip6dv1.CheckHostResponse] {
 			return a.Audits.CheckHost
-		}, &ip6dv1.CheckHostRequest{})
+		}, &ip6dv1.CheckHostRequest{Fleet: fleet})
 		if err != nil {
 			return &statusError{err, exitUnchecked}
 		}
@@ -46,7 +48,13 @@ be found out.`,
 const auditPatience = 2 * time.Minute
 
 func reportError(r audit.Report) error {
+	var silent []string
+	for _, u := range r.Unanswered {
+		silent = append(silent, fmt.Sprint(u.Host))
+	}
 	switch n := r.Faults(); {
+	case len(silent) > 0:
+		return &statusError{fmt.Errorf("not all could be compared: no answer of host %s", strings.Join(silent, ", ")), exitUnchecked}
 	case len(r.Errors) > 0:
 		return &statusError{fmt.Errorf("not all could be compared: %s", strings.Join(r.Errors, "; ")), exitUnchecked}
 	case n == 1:
@@ -60,6 +68,9 @@ func reportError(r audit.Report) error {
 func reportRows(t *table, r audit.Report) {
 	t.row("host", r.Host)
 	t.row("store", fmt.Sprintf("%s, revision %d", r.Store, r.Revision))
+	for _, u := range r.Unanswered {
+		t.row("no answer", fmt.Sprintf("host %d: %s", u.Host, u.Why))
+	}
 	if len(r.Differences) == 0 {
 		t.row("differences", "none")
 	}

@@ -110,10 +110,11 @@ func (d *daemon) openMap(ctx context.Context) error {
 	o := d.mapOptions()
 	o.Truth, o.Fleet, o.Cache, o.Witness = d.truth, d.fleet, d.cache, d.witness
 	o.Datapath, o.Ports = d.kernel.datapath, &ports{d.kernel.agent, d.log}
+	var locals hwmap.AskLocals
 	if !d.config.Standalone() {
 		peers := api.NewPeers(api.PeersOptions{Source: o.Self.Underlay, Identity: d.identity})
 		d.opened(func() error { peers.Close(); return nil })
-		o.Peers = peers
+		o.Peers, locals = peers, peers.Locals
 	}
 	var err error
 	if d.hwmap, err = hwmap.Open(ctx, o); err != nil {
@@ -121,7 +122,7 @@ func (d *daemon) openMap(ctx context.Context) error {
 	}
 	d.tasks = append(d.tasks, d.kernel.agent, mapTask{d.hwmap}, &eventsTask{d.kernel.datapath, d.config.Plan, &d.events, d.hwmap})
 	d.kernel.takeLosses(ctx, d.hwmap)
-	d.audit = newAuditor(audit.Options{Version: version(), Host: o.Self.ID, Cluster: o.Cluster, Logger: d.log}, d.hwmap, d.kernel.datapath, d.kernel.agent)
+	d.audit = newAuditor(audit.Options{Version: version(), Host: o.Self.ID, Cluster: o.Cluster, Logger: d.log}, d.hwmap, d.kernel.datapath, d.kernel.agent, locals)
 	if d.config.Audit > 0 {
 		d.tasks = append(d.tasks, auditTask{d.audit, d.config.Audit})
 	}
@@ -139,7 +140,7 @@ func (d *daemon) listen(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", api.NewHandler(api.HandlerOptions{
 		Map: d.hwmap, Version: version(), Endpoints: d.config.Endpoints, Datapath: d.kernel.datapath, Events: &d.events,
-		Databases: d.databases, Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log, Audit: d.audit,
+		Databases: d.databases, Firewall: d.kernel.agent.FirewallWarnings, Logger: d.log, Audit: d.audit, Trace: traced(d.hwmap, d.kernel.datapath),
 	}))
 	metrics := d.metricsHandler()
 	mux.Handle(metricsPath, metrics)

@@ -104,6 +104,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newDBCommand(c),
 		newCheckCommand(c),
 		newRepairCommand(c),
+		newTraceCommand(c),
 		newDropsCommand(c),
 		newMonitorCommand(c),
 		newLabCommand(c),

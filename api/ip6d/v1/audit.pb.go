@@ -22,15 +22,177 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TraceMachineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name, a stable or a routing address, a number, or CELL/MACHINE.
+	Machine       string `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceMachineRequest) Reset() {
+	*x = TraceMachineRequest{}
+	mi := &file_ip6d_v1_audit_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceMachineRequest) ProtoMessage() {}
+
+func (x *TraceMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_audit_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceMachineRequest.ProtoReflect.Descriptor instead.
+func (*TraceMachineRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TraceMachineRequest) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+type TraceMachineResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Layers []*TracedLayer         `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	// The hops of a packet from this host, the first first.
+	Hops          []string `protobuf:"bytes,2,rep,name=hops,proto3" json:"hops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceMachineResponse) Reset() {
+	*x = TraceMachineResponse{}
+	mi := &file_ip6d_v1_audit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceMachineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceMachineResponse) ProtoMessage() {}
+
+func (x *TraceMachineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_audit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceMachineResponse.ProtoReflect.Descriptor instead.
+func (*TraceMachineResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TraceMachineResponse) GetLayers() []*TracedLayer {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *TraceMachineResponse) GetHops() []string {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+// TracedLayer is what one layer believes.
+type TracedLayer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Layer string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Says  string                 `protobuf:"bytes,2,opt,name=says,proto3" json:"says,omitempty"`
+	// It does not agree with the layer that it follows.
+	Disagrees     bool `protobuf:"varint,3,opt,name=disagrees,proto3" json:"disagrees,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TracedLayer) Reset() {
+	*x = TracedLayer{}
+	mi := &file_ip6d_v1_audit_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TracedLayer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TracedLayer) ProtoMessage() {}
+
+func (x *TracedLayer) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_audit_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TracedLayer.ProtoReflect.Descriptor instead.
+func (*TracedLayer) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TracedLayer) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *TracedLayer) GetSays() string {
+	if x != nil {
+		return x.Says
+	}
+	return ""
+}
+
+func (x *TracedLayer) GetDisagrees() bool {
+	if x != nil {
+		return x.Disagrees
+	}
+	return false
+}
+
 type CheckHostRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ask the other living hosts, too, what they have, and compare that with the store. Those that do not answer are named.
+	Fleet         bool `protobuf:"varint,1,opt,name=fleet,proto3" json:"fleet,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckHostRequest) Reset() {
 	*x = CheckHostRequest{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[0]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -42,7 +204,7 @@ func (x *CheckHostRequest) String() string {
 func (*CheckHostRequest) ProtoMessage() {}
 
 func (x *CheckHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[0]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -55,7 +217,14 @@ func (x *CheckHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHostRequest.ProtoReflect.Descriptor instead.
 func (*CheckHostRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{0}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CheckHostRequest) GetFleet() bool {
+	if x != nil {
+		return x.Fleet
+	}
+	return false
 }
 
 type CheckHostResponse struct {
@@ -67,7 +236,7 @@ type CheckHostResponse struct {
 
 func (x *CheckHostResponse) Reset() {
 	*x = CheckHostResponse{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[1]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -79,7 +248,7 @@ func (x *CheckHostResponse) String() string {
 func (*CheckHostResponse) ProtoMessage() {}
 
 func (x *CheckHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[1]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -92,7 +261,7 @@ func (x *CheckHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHostResponse.ProtoReflect.Descriptor instead.
 func (*CheckHostResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{1}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CheckHostResponse) GetReport() *AuditReport {
@@ -127,7 +296,7 @@ type AuditReport struct {
 
 func (x *AuditReport) Reset() {
 	*x = AuditReport{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[2]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +308,7 @@ func (x *AuditReport) String() string {
 func (*AuditReport) ProtoMessage() {}
 
 func (x *AuditReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[2]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +321,7 @@ func (x *AuditReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditReport.ProtoReflect.Descriptor instead.
 func (*AuditReport) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{2}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AuditReport) GetVersion() string {
@@ -228,7 +397,7 @@ type UnansweredHost struct {
 
 func (x *UnansweredHost) Reset() {
 	*x = UnansweredHost{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[3]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -240,7 +409,7 @@ func (x *UnansweredHost) String() string {
 func (*UnansweredHost) ProtoMessage() {}
 
 func (x *UnansweredHost) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[3]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -253,7 +422,7 @@ func (x *UnansweredHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnansweredHost.ProtoReflect.Descriptor instead.
 func (*UnansweredHost) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{3}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UnansweredHost) GetHost() uint32 {
@@ -304,7 +473,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[4]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +485,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[4]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +498,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{4}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Difference) GetKind() string {
@@ -433,7 +602,7 @@ type LayerSaid struct {
 
 func (x *LayerSaid) Reset() {
 	*x = LayerSaid{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[5]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +614,7 @@ func (x *LayerSaid) String() string {
 func (*LayerSaid) ProtoMessage() {}
 
 func (x *LayerSaid) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[5]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +627,7 @@ func (x *LayerSaid) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerSaid.ProtoReflect.Descriptor instead.
 func (*LayerSaid) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{5}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LayerSaid) GetLayer() string {
@@ -489,7 +658,7 @@ type RepairHostRequest struct {
 
 func (x *RepairHostRequest) Reset() {
 	*x = RepairHostRequest{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[6]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +670,7 @@ func (x *RepairHostRequest) String() string {
 func (*RepairHostRequest) ProtoMessage() {}
 
 func (x *RepairHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[6]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +683,7 @@ func (x *RepairHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairHostRequest.ProtoReflect.Descriptor instead.
 func (*RepairHostRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{6}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RepairHostRequest) GetReport() *AuditReport {
@@ -547,7 +716,7 @@ type RepairHostResponse struct {
 
 func (x *RepairHostResponse) Reset() {
 	*x = RepairHostResponse{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[7]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +728,7 @@ func (x *RepairHostResponse) String() string {
 func (*RepairHostResponse) ProtoMessage() {}
 
 func (x *RepairHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[7]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +741,7 @@ func (x *RepairHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairHostResponse.ProtoReflect.Descriptor instead.
 func (*RepairHostResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{7}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RepairHostResponse) GetRepaired() []*Repaired {
@@ -598,7 +767,7 @@ type Repaired struct {
 
 func (x *Repaired) Reset() {
 	*x = Repaired{}
-	mi := &file_ip6d_v1_audit_proto_msgTypes[8]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +779,7 @@ func (x *Repaired) String() string {
 func (*Repaired) ProtoMessage() {}
 
 func (x *Repaired) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_audit_proto_msgTypes[8]
+	mi := &file_ip6d_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +792,7 @@ func (x *Repaired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repaired.ProtoReflect.Descriptor instead.
 func (*Repaired) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{8}
+	return file_ip6d_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Repaired) GetKind() string {
@@ -665,8 +834,18 @@ var File_ip6d_v1_audit_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x13ip6d/v1/audit.proto\x12\aip6d.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10CheckHostRequest\"A\n" +
+	"\x13ip6d/v1/audit.proto\x12\aip6d.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n" +
+	"\x13TraceMachineRequest\x12\x18\n" +
+	"\amachine\x18\x01 \x01(\tR\amachine\"X\n" +
+	"\x14TraceMachineResponse\x12,\n" +
+	"\x06layers\x18\x01 \x03(\v2\x14.ip6d.v1.TracedLayerR\x06layers\x12\x12\n" +
+	"\x04hops\x18\x02 \x03(\tR\x04hops\"U\n" +
+	"\vTracedLayer\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x12\n" +
+	"\x04says\x18\x02 \x01(\tR\x04says\x12\x1c\n" +
+	"\tdisagrees\x18\x03 \x01(\bR\tdisagrees\"(\n" +
+	"\x10CheckHostRequest\x12\x14\n" +
+	"\x05fleet\x18\x01 \x01(\bR\x05fleet\"A\n" +
 	"\x11CheckHostResponse\x12,\n" +
 	"\x06report\x18\x01 \x01(\v2\x14.ip6d.v1.AuditReportR\x06report\"\xbf\x02\n" +
 	"\vAuditReport\x12\x18\n" +
@@ -718,11 +897,12 @@ const file_ip6d_v1_audit_proto_rawDesc = "" +
 	"objectType\x12\x16\n" +
 	"\x06object\x18\x03 \x01(\tR\x06object\x12\x18\n" +
 	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text2\x99\x01\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text2\xeb\x01\n" +
 	"\fAuditService\x12B\n" +
 	"\tCheckHost\x12\x19.ip6d.v1.CheckHostRequest\x1a\x1a.ip6d.v1.CheckHostResponse\x12E\n" +
 	"\n" +
-	"RepairHost\x12\x1a.ip6d.v1.RepairHostRequest\x1a\x1b.ip6d.v1.RepairHostResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"RepairHost\x12\x1a.ip6d.v1.RepairHostRequest\x1a\x1b.ip6d.v1.RepairHostResponse\x12P\n" +
+	"\fTraceMachine\x12\x1c.ip6d.v1.TraceMachineRequest\x1a\x1d.ip6d.v1.TraceMachineResponse\"\x03\x90\x02\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_audit_proto_rawDescOnce sync.Once
@@ -736,37 +916,43 @@ func file_ip6d_v1_audit_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_audit_proto_rawDescData
 }
 
-var file_ip6d_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ip6d_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ip6d_v1_audit_proto_goTypes = []any{
-	(*CheckHostRequest)(nil),      // 0: ip6d.v1.CheckHostRequest
-	(*CheckHostResponse)(nil),     // 1: ip6d.v1.CheckHostResponse
-	(*AuditReport)(nil),           // 2: ip6d.v1.AuditReport
-	(*UnansweredHost)(nil),        // 3: ip6d.v1.UnansweredHost
-	(*Difference)(nil),            // 4: ip6d.v1.Difference
-	(*LayerSaid)(nil),             // 5: ip6d.v1.LayerSaid
-	(*RepairHostRequest)(nil),     // 6: ip6d.v1.RepairHostRequest
-	(*RepairHostResponse)(nil),    // 7: ip6d.v1.RepairHostResponse
-	(*Repaired)(nil),              // 8: ip6d.v1.Repaired
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*TraceMachineRequest)(nil),   // 0: ip6d.v1.TraceMachineRequest
+	(*TraceMachineResponse)(nil),  // 1: ip6d.v1.TraceMachineResponse
+	(*TracedLayer)(nil),           // 2: ip6d.v1.TracedLayer
+	(*CheckHostRequest)(nil),      // 3: ip6d.v1.CheckHostRequest
+	(*CheckHostResponse)(nil),     // 4: ip6d.v1.CheckHostResponse
+	(*AuditReport)(nil),           // 5: ip6d.v1.AuditReport
+	(*UnansweredHost)(nil),        // 6: ip6d.v1.UnansweredHost
+	(*Difference)(nil),            // 7: ip6d.v1.Difference
+	(*LayerSaid)(nil),             // 8: ip6d.v1.LayerSaid
+	(*RepairHostRequest)(nil),     // 9: ip6d.v1.RepairHostRequest
+	(*RepairHostResponse)(nil),    // 10: ip6d.v1.RepairHostResponse
+	(*Repaired)(nil),              // 11: ip6d.v1.Repaired
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_ip6d_v1_audit_proto_depIdxs = []int32{
-	2,  // 0: ip6d.v1.CheckHostResponse.report:type_name -> ip6d.v1.AuditReport
-	9,  // 1: ip6d.v1.AuditReport.time:type_name -> google.protobuf.Timestamp
-	4,  // 2: ip6d.v1.AuditReport.differences:type_name -> ip6d.v1.Difference
-	3,  // 3: ip6d.v1.AuditReport.unanswered:type_name -> ip6d.v1.UnansweredHost
-	5,  // 4: ip6d.v1.Difference.said:type_name -> ip6d.v1.LayerSaid
-	9,  // 5: ip6d.v1.Difference.since:type_name -> google.protobuf.Timestamp
-	2,  // 6: ip6d.v1.RepairHostRequest.report:type_name -> ip6d.v1.AuditReport
-	8,  // 7: ip6d.v1.RepairHostResponse.repaired:type_name -> ip6d.v1.Repaired
-	0,  // 8: ip6d.v1.AuditService.CheckHost:input_type -> ip6d.v1.CheckHostRequest
-	6,  // 9: ip6d.v1.AuditService.RepairHost:input_type -> ip6d.v1.RepairHostRequest
-	1,  // 10: ip6d.v1.AuditService.CheckHost:output_type -> ip6d.v1.CheckHostResponse
-	7,  // 11: ip6d.v1.AuditService.RepairHost:output_type -> ip6d.v1.RepairHostResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	2,  // 0: ip6d.v1.TraceMachineResponse.layers:type_name -> ip6d.v1.TracedLayer
+	5,  // 1: ip6d.v1.CheckHostResponse.report:type_name -> ip6d.v1.AuditReport
+	12, // 2: ip6d.v1.AuditReport.time:type_name -> google.protobuf.Timestamp
+	7,  // 3: ip6d.v1.AuditReport.differences:type_name -> ip6d.v1.Difference
+	6,  // 4: ip6d.v1.AuditReport.unanswered:type_name -> ip6d.v1.UnansweredHost
+	8,  // 5: ip6d.v1.Difference.said:type_name -> ip6d.v1.LayerSaid
+	12, // 6: ip6d.v1.Difference.since:type_name -> google.protobuf.Timestamp
+	5,  // 7: ip6d.v1.RepairHostRequest.report:type_name -> ip6d.v1.AuditReport
+	11, // 8: ip6d.v1.RepairHostResponse.repaired:type_name -> ip6d.v1.Repaired
+	3,  // 9: ip6d.v1.AuditService.CheckHost:input_type -> ip6d.v1.CheckHostRequest
+	9,  // 10: ip6d.v1.AuditService.RepairHost:input_type -> ip6d.v1.RepairHostRequest
+	0,  // 11: ip6d.v1.AuditService.TraceMachine:input_type -> ip6d.v1.TraceMachineRequest
+	4,  // 12: ip6d.v1.AuditService.CheckHost:output_type -> ip6d.v1.CheckHostResponse
+	10, // 13: ip6d.v1.AuditService.RepairHost:output_type -> ip6d.v1.RepairHostResponse
+	1,  // 14: ip6d.v1.AuditService.TraceMachine:output_type -> ip6d.v1.TraceMachineResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_audit_proto_init() }
@@ -780,7 +966,7 @@ func file_ip6d_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_audit_proto_rawDesc), len(file_ip6d_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -288,6 +288,166 @@ func (*RereadMachineResponse) Descriptor() ([]byte, []int) {
 	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
+type ListLocalsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first number that is wanted.
+	From          uint32 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocalsRequest) Reset() {
+	*x = ListLocalsRequest{}
+	mi := &file_ip6d_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocalsRequest) ProtoMessage() {}
+
+func (x *ListLocalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocalsRequest.ProtoReflect.Descriptor instead.
+func (*ListLocalsRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListLocalsRequest) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+type ListLocalsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Machines []*LocalMachine        `protobuf:"bytes,1,rep,name=machines,proto3" json:"machines,omitempty"`
+	// There are further ones.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocalsResponse) Reset() {
+	*x = ListLocalsResponse{}
+	mi := &file_ip6d_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocalsResponse) ProtoMessage() {}
+
+func (x *ListLocalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocalsResponse.ProtoReflect.Descriptor instead.
+func (*ListLocalsResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListLocalsResponse) GetMachines() []*LocalMachine {
+	if x != nil {
+		return x.Machines
+	}
+	return nil
+}
+
+func (x *ListLocalsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// LocalMachine is what a host's truth has of a machine.
+type LocalMachine struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Machine uint32                 `protobuf:"varint,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	Epoch   uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// As in the truth: here, leaving, switching, away, incoming, issued, quarantined or free.
+	State         string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalMachine) Reset() {
+	*x = LocalMachine{}
+	mi := &file_ip6d_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalMachine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalMachine) ProtoMessage() {}
+
+func (x *LocalMachine) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalMachine.ProtoReflect.Descriptor instead.
+func (*LocalMachine) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LocalMachine) GetMachine() uint32 {
+	if x != nil {
+		return x.Machine
+	}
+	return 0
+}
+
+func (x *LocalMachine) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LocalMachine) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 var File_ip6d_v1_peer_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_peer_proto_rawDesc = "" +
@@ -306,11 +466,22 @@ const file_ip6d_v1_peer_proto_rawDesc = "" +
 	"delivering\"0\n" +
 	"\x14RereadMachineRequest\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\rR\amachine\"\x17\n" +
-	"\x15RereadMachineResponse2\x84\x02\n" +
+	"\x15RereadMachineResponse\"'\n" +
+	"\x11ListLocalsRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\"[\n" +
+	"\x12ListLocalsResponse\x121\n" +
+	"\bmachines\x18\x01 \x03(\v2\x15.ip6d.v1.LocalMachineR\bmachines\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"T\n" +
+	"\fLocalMachine\x12\x18\n" +
+	"\amachine\x18\x01 \x01(\rR\amachine\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state2\xd0\x02\n" +
 	"\vPeerService\x12N\n" +
 	"\rAcceptMachine\x12\x1d.ip6d.v1.AcceptMachineRequest\x1a\x1e.ip6d.v1.AcceptMachineResponse\x12P\n" +
 	"\fCheckMachine\x12\x1c.ip6d.v1.CheckMachineRequest\x1a\x1d.ip6d.v1.CheckMachineResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\rRereadMachine\x12\x1d.ip6d.v1.RereadMachineRequest\x1a\x1e.ip6d.v1.RereadMachineResponse\"\x03\x90\x02\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"\rRereadMachine\x12\x1d.ip6d.v1.RereadMachineRequest\x1a\x1e.ip6d.v1.RereadMachineResponse\"\x03\x90\x02\x01\x12J\n" +
+	"\n" +
+	"ListLocals\x12\x1a.ip6d.v1.ListLocalsRequest\x1a\x1b.ip6d.v1.ListLocalsResponse\"\x03\x90\x02\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_peer_proto_rawDescOnce sync.Once
@@ -324,7 +495,7 @@ func file_ip6d_v1_peer_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_peer_proto_rawDescData
 }
 
-var file_ip6d_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ip6d_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_ip6d_v1_peer_proto_goTypes = []any{
 	(*AcceptMachineRequest)(nil),  // 0: ip6d.v1.AcceptMachineRequest
 	(*AcceptMachineResponse)(nil), // 1: ip6d.v1.AcceptMachineResponse
@@ -332,19 +503,25 @@ var file_ip6d_v1_peer_proto_goTypes = []any{
 	(*CheckMachineResponse)(nil),  // 3: ip6d.v1.CheckMachineResponse
 	(*RereadMachineRequest)(nil),  // 4: ip6d.v1.RereadMachineRequest
 	(*RereadMachineResponse)(nil), // 5: ip6d.v1.RereadMachineResponse
+	(*ListLocalsRequest)(nil),     // 6: ip6d.v1.ListLocalsRequest
+	(*ListLocalsResponse)(nil),    // 7: ip6d.v1.ListLocalsResponse
+	(*LocalMachine)(nil),          // 8: ip6d.v1.LocalMachine
 }
 var file_ip6d_v1_peer_proto_depIdxs = []int32{
-	0, // 0: ip6d.v1.PeerService.AcceptMachine:input_type -> ip6d.v1.AcceptMachineRequest
-	2, // 1: ip6d.v1.PeerService.CheckMachine:input_type -> ip6d.v1.CheckMachineRequest
-	4, // 2: ip6d.v1.PeerService.RereadMachine:input_type -> ip6d.v1.RereadMachineRequest
-	1, // 3: ip6d.v1.PeerService.AcceptMachine:output_type -> ip6d.v1.AcceptMachineResponse
-	3, // 4: ip6d.v1.PeerService.CheckMachine:output_type -> ip6d.v1.CheckMachineResponse
-	5, // 5: ip6d.v1.PeerService.RereadMachine:output_type -> ip6d.v1.RereadMachineResponse
-	3, // [3:6] is the sub-list for method output_type
-	0, // [0:3] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	8, // 0: ip6d.v1.ListLocalsResponse.machines:type_name -> ip6d.v1.LocalMachine
+	0, // 1: ip6d.v1.PeerService.AcceptMachine:input_type -> ip6d.v1.AcceptMachineRequest
+	2, // 2: ip6d.v1.PeerService.CheckMachine:input_type -> ip6d.v1.CheckMachineRequest
+	4, // 3: ip6d.v1.PeerService.RereadMachine:input_type -> ip6d.v1.RereadMachineRequest
+	6, // 4: ip6d.v1.PeerService.ListLocals:input_type -> ip6d.v1.ListLocalsRequest
+	1, // 5: ip6d.v1.PeerService.AcceptMachine:output_type -> ip6d.v1.AcceptMachineResponse
+	3, // 6: ip6d.v1.PeerService.CheckMachine:output_type -> ip6d.v1.CheckMachineResponse
+	5, // 7: ip6d.v1.PeerService.RereadMachine:output_type -> ip6d.v1.RereadMachineResponse
+	7, // 8: ip6d.v1.PeerService.ListLocals:output_type -> ip6d.v1.ListLocalsResponse
+	5, // [5:9] is the sub-list for method output_type
+	1, // [1:5] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_peer_proto_init() }
@@ -358,7 +535,7 @@ func file_ip6d_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_peer_proto_rawDesc), len(file_ip6d_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,9 @@ const (
 	AuditServiceCheckHostProcedure = "/ip6d.v1.AuditService/CheckHost"
 	// AuditServiceRepairHostProcedure is the fully-qualified name of the AuditService's RepairHost RPC.
 	AuditServiceRepairHostProcedure = "/ip6d.v1.AuditService/RepairHost"
+	// AuditServiceTraceMachineProcedure is the fully-qualified name of the AuditService's TraceMachine
+	// RPC.
+	AuditServiceTraceMachineProcedure = "/ip6d.v1.AuditService/TraceMachine"
 )
 
 // AuditServiceClient is a client for the ip6d.v1.AuditService service.
@@ -48,6 +51,9 @@ type AuditServiceClient interface {
 	// RepairHost repairs what a report of CheckHost says and has not changed since, and says of each difference what became of
 	// it. failed_precondition: the report is of another host, cluster or version.
 	RepairHost(context.Context, *connect.Request[v1.RepairHostRequest]) (*connect.Response[v1.RepairHostResponse], error)
+	// TraceMachine tells what each layer believes of one address, and the hops that a packet from this host would take to it.
+	// not_found: no machine of that name is known here. invalid_argument: it is no machine's address.
+	TraceMachine(context.Context, *connect.Request[v1.TraceMachineRequest]) (*connect.Response[v1.TraceMachineResponse], error)
 }
 
 // NewAuditServiceClient constructs a client for the ip6d.v1.AuditService service. By default, it
@@ -73,13 +79,21 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(auditServiceMethods.ByName("RepairHost")),
 			connect.WithClientOptions(opts...),
 		),
+		traceMachine: connect.NewClient[v1.TraceMachineRequest, v1.TraceMachineResponse](
+			httpClient,
+			baseURL+AuditServiceTraceMachineProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("TraceMachine")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // auditServiceClient implements AuditServiceClient.
 type auditServiceClient struct {
-	checkHost  *connect.Client[v1.CheckHostRequest, v1.CheckHostResponse]
-	repairHost *connect.Client[v1.RepairHostRequest, v1.RepairHostResponse]
+	checkHost    *connect.Client[v1.CheckHostRequest, v1.CheckHostResponse]
+	repairHost   *connect.Client[v1.RepairHostRequest, v1.RepairHostResponse]
+	traceMachine *connect.Client[v1.TraceMachineRequest, v1.TraceMachineResponse]
 }
 
 // CheckHost calls ip6d.v1.AuditService.CheckHost.
@@ -92,6 +106,11 @@ func (c *auditServiceClient) RepairHost(ctx context.Context, req *connect.Reques
 	return c.repairHost.CallUnary(ctx, req)
 }
 
+// TraceMachine calls ip6d.v1.AuditService.TraceMachine.
+func (c *auditServiceClient) TraceMachine(ctx context.Context, req *connect.Request[v1.TraceMachineRequest]) (*connect.Response[v1.TraceMachineResponse], error) {
+	return c.traceMachine.CallUnary(ctx, req)
+}
+
 // AuditServiceHandler is an implementation of the ip6d.v1.AuditService service.
 type AuditServiceHandler interface {
 	// CheckHost compares this host's truth, the fleet's store, the cache, the kernel's maps, routes, neighbours, devices,
@@ -101,6 +120,9 @@ type AuditServiceHandler interface {
 	// RepairHost repairs what a report of CheckHost says and has not changed since, and says of each difference what became of
 	// it. failed_precondition: the report is of another host, cluster or version.
 	RepairHost(context.Context, *connect.Request[v1.RepairHostRequest]) (*connect.Response[v1.RepairHostResponse], error)
+	// TraceMachine tells what each layer believes of one address, and the hops that a packet from this host would take to it.
+	// not_found: no machine of that name is known here. invalid_argument: it is no machine's address.
+	TraceMachine(context.Context, *connect.Request[v1.TraceMachineRequest]) (*connect.Response[v1.TraceMachineResponse], error)
 }
 
 // NewAuditServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -122,12 +144,21 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(auditServiceMethods.ByName("RepairHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	auditServiceTraceMachineHandler := connect.NewUnaryHandler(
+		AuditServiceTraceMachineProcedure,
+		svc.TraceMachine,
+		connect.WithSchema(auditServiceMethods.ByName("TraceMachine")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ip6d.v1.AuditService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AuditServiceCheckHostProcedure:
 			auditServiceCheckHostHandler.ServeHTTP(w, r)
 		case AuditServiceRepairHostProcedure:
 			auditServiceRepairHostHandler.ServeHTTP(w, r)
+		case AuditServiceTraceMachineProcedure:
+			auditServiceTraceMachineHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -143,4 +174,8 @@ func (UnimplementedAuditServiceHandler) CheckHost(context.Context, *connect.Requ
 
 func (UnimplementedAuditServiceHandler) RepairHost(context.Context, *connect.Request[v1.RepairHostRequest]) (*connect.Response[v1.RepairHostResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.AuditService.RepairHost is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) TraceMachine(context.Context, *connect.Request[v1.TraceMachineRequest]) (*connect.Response[v1.TraceMachineResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.AuditService.TraceMachine is not implemented"))
 }

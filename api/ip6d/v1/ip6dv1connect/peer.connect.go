@@ -42,6 +42,8 @@ const (
 	// PeerServiceRereadMachineProcedure is the fully-qualified name of the PeerService's RereadMachine
 	// RPC.
 	PeerServiceRereadMachineProcedure = "/ip6d.v1.PeerService/RereadMachine"
+	// PeerServiceListLocalsProcedure is the fully-qualified name of the PeerService's ListLocals RPC.
+	PeerServiceListLocalsProcedure = "/ip6d.v1.PeerService/ListLocals"
 )
 
 // PeerServiceClient is a client for the ip6d.v1.PeerService service.
@@ -53,6 +55,9 @@ type PeerServiceClient interface {
 	CheckMachine(context.Context, *connect.Request[v1.CheckMachineRequest]) (*connect.Response[v1.CheckMachineResponse], error)
 	// RereadMachine asks a host to read the record again now instead of when its watch says so.
 	RereadMachine(context.Context, *connect.Request[v1.RereadMachineRequest]) (*connect.Response[v1.RereadMachineResponse], error)
+	// ListLocals tells what this host's truth has, by number, a page at a time: for an audit of the fleet, which compares it
+	// with the store.
+	ListLocals(context.Context, *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error)
 }
 
 // NewPeerServiceClient constructs a client for the ip6d.v1.PeerService service. By default, it uses
@@ -86,6 +91,13 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		listLocals: connect.NewClient[v1.ListLocalsRequest, v1.ListLocalsResponse](
+			httpClient,
+			baseURL+PeerServiceListLocalsProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("ListLocals")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -94,6 +106,7 @@ type peerServiceClient struct {
 	acceptMachine *connect.Client[v1.AcceptMachineRequest, v1.AcceptMachineResponse]
 	checkMachine  *connect.Client[v1.CheckMachineRequest, v1.CheckMachineResponse]
 	rereadMachine *connect.Client[v1.RereadMachineRequest, v1.RereadMachineResponse]
+	listLocals    *connect.Client[v1.ListLocalsRequest, v1.ListLocalsResponse]
 }
 
 // AcceptMachine calls ip6d.v1.PeerService.AcceptMachine.
@@ -111,6 +124,11 @@ func (c *peerServiceClient) RereadMachine(ctx context.Context, req *connect.Requ
 	return c.rereadMachine.CallUnary(ctx, req)
 }
 
+// ListLocals calls ip6d.v1.PeerService.ListLocals.
+func (c *peerServiceClient) ListLocals(ctx context.Context, req *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error) {
+	return c.listLocals.CallUnary(ctx, req)
+}
+
 // PeerServiceHandler is an implementation of the ip6d.v1.PeerService service.
 type PeerServiceHandler interface {
 	// AcceptMachine asks the target of a migration to accept it durably.
@@ -120,6 +138,9 @@ type PeerServiceHandler interface {
 	CheckMachine(context.Context, *connect.Request[v1.CheckMachineRequest]) (*connect.Response[v1.CheckMachineResponse], error)
 	// RereadMachine asks a host to read the record again now instead of when its watch says so.
 	RereadMachine(context.Context, *connect.Request[v1.RereadMachineRequest]) (*connect.Response[v1.RereadMachineResponse], error)
+	// ListLocals tells what this host's truth has, by number, a page at a time: for an audit of the fleet, which compares it
+	// with the store.
+	ListLocals(context.Context, *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error)
 }
 
 // NewPeerServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -149,6 +170,13 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceListLocalsHandler := connect.NewUnaryHandler(
+		PeerServiceListLocalsProcedure,
+		svc.ListLocals,
+		connect.WithSchema(peerServiceMethods.ByName("ListLocals")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ip6d.v1.PeerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PeerServiceAcceptMachineProcedure:
@@ -157,6 +185,8 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceCheckMachineHandler.ServeHTTP(w, r)
 		case PeerServiceRereadMachineProcedure:
 			peerServiceRereadMachineHandler.ServeHTTP(w, r)
+		case PeerServiceListLocalsProcedure:
+			peerServiceListLocalsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -176,4 +206,8 @@ func (UnimplementedPeerServiceHandler) CheckMachine(context.Context, *connect.Re
 
 func (UnimplementedPeerServiceHandler) RereadMachine(context.Context, *connect.Request[v1.RereadMachineRequest]) (*connect.Response[v1.RereadMachineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.PeerService.RereadMachine is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) ListLocals(context.Context, *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.PeerService.ListLocals is not implemented"))
 }
