@@ -96,7 +96,7 @@ func (m *Map) UnfreezeBlock(ctx context.Context, number addr.Block) (frozen bool
 			return false, nil
 		}
 		now := *b
-		now.Frozen, now.AdoptedFrom, now.Epoch = false, 0, b.Epoch+1
+		now.Frozen, now.AdoptedFrom = false, 0
 		now.IssueAfter = m.Now().Add(m.Quarantine).UTC()
 		err = m.writeBlock(ctx, e[0], now)
 		switch {

@@ -246,3 +246,71 @@ func TestClaimsThatRaceWithEachOtherAndWithTheDeadHostsReturnLeaveOneOwner(t *te
 		t.Errorf("owners are %v: the races have one winner", owners)
 	}
 }
+
+// onItsWay has the nth transaction of a host be long on its way, and cuts the host off from then on, until nothing is injected.
+func (f *fleet) onItsWay(host addr.Host, n int) {
+	f.inject(func(on addr.Host, what string) fault {
+		if on != host || what != "write fleet" && what != "read fleet" {
+			return none
+		}
+		if what == "write fleet" {
+			n--
+		}
+		switch {
+		case n == 0 && what == "write fleet":
+			return delayed
+		case n <= 0:
+			return fails
+		}
+		return none
+	})
+}
+
+func TestAClaimThatWasBegunIsPursuedWithoutItsCaller(t *testing.T) {
+	for _, fault := range []fault{fails, doubtful, lost, delayed, crashBefore, crashAfter} {
+		t.Run(string(fault), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3)
+				f.create(1, "web1")
+				f.migrate("web1", 1, 2)
+				f.lose(2, 1)
+				decide, hit := at(1, fault, func(what string) bool { return what == "write fleet" })
+				f.inject(decide)
+				err := f.call(3, claim("web1", 1))
+				if _, was := hit(); err == nil || !was {
+					t.Fatalf("claim: %v, and the fault was %v", err, was)
+				}
+				f.settled()
+				f.attach(3, "web1")
+				f.check(map[string]addr.Host{"web1": 3})
+			})
+		})
+	}
+}
+
+func TestAClaimThatIsLongOnItsWayLosesAgainstTheDeadHostsReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		f.create(1, "web1")
+		f.migrate("web1", 1, 2)
+		f.lose(2, 1)
+		f.onItsWay(3, 1)
+		if err := f.call(3, claim("web1", 1)); !errors.Is(err, hwmap.ErrInDoubt) {
+			t.Fatalf("claim: %v", err)
+		}
+		if l := f.servers[3].local(1); l.State != hwmap.Incoming || !l.Claiming {
+			t.Errorf("what is in doubt: %+v", l)
+		}
+		f.servers[2].start()
+		f.say(1, (*hwmap.Map).Revive, 2)
+		f.settled() // the transaction has arrived
+		if err := f.call(3, abort("web1")); !errors.Is(err, hwmap.ErrState) {
+			t.Errorf("abort of what may still be claimed: %v", err)
+		}
+		f.inject(nil)
+		f.check(map[string]addr.Host{"web1": 2})
+		if l := f.servers[3].local(1); l.State != "" {
+			t.Errorf("the claim that lost: %+v", l)
+		}
+	})
+}
