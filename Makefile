@@ -16,7 +16,7 @@ PACKAGES     := ./...# what test, race and fuzz look at
 NO_SKIP      := $(if $(filter true,$(CI)),-no-skip)
 
 # The Debian packages that each kind of work needs, beside go and make.
-TEST_DEPS     := iproute2 iputils-ping iptables nftables
+TEST_DEPS     := iproute2 iputils-ping iptables nftables e2fsprogs mount
 KERNEL_DEPS   := $(TEST_DEPS) qemu-system-x86
 RACE_DEPS     := gcc libc6-dev
 MODEL_DEPS    := spin gcc libc6-dev

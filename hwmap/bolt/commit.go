@@ -83,7 +83,7 @@ func (s *Store) write(group []*request) error {
 	}
 	var before head
 	committing := false
-	err := protect(func() error {
+	err := s.file.write(func() error {
 		tx, err := s.file.db.Begin(true)
 		if err != nil {
 			return err

@@ -93,7 +93,7 @@ func (s *Store) compact(ctx context.Context) (c Compaction, err error) {
 	s.note(true)
 	defer s.note(false)
 	if err := to.copyAll(ctx); err != nil {
-		return c, errors.Join(err, os.Remove(s.path+unborn), to.file.db.Close())
+		return c, errors.Join(err, os.Remove(s.path+unborn), to.file.close())
 	}
 
 	s.writing.Lock()
@@ -101,10 +101,10 @@ func (s *Store) compact(ctx context.Context) (c Compaction, err error) {
 	waiting := time.Now()
 	c.At = waiting.Round(0)
 	if err := to.finish(c.At); err != nil {
-		return c, errors.Join(err, os.Remove(s.path+unborn), to.file.db.Close())
+		return c, errors.Join(err, os.Remove(s.path+unborn), to.file.close())
 	}
 	if err := os.Rename(s.path+unborn, s.path); err != nil {
-		return c, errors.Join(err, os.Remove(s.path+unborn), to.file.db.Close())
+		return c, errors.Join(err, os.Remove(s.path+unborn), to.file.close())
 	}
 	s.replace(to.file)
 	// Before the rename is durable nothing may be written: a power loss would bring the old file back.
@@ -231,7 +231,7 @@ func (c *copying) finish(now time.Time) error {
 
 // update writes to the copy.
 func (c *copying) update(f func(*bbolt.Tx) error) error {
-	return protect(func() error {
+	return c.file.write(func() error {
 		return c.file.db.Update(func(tx *bbolt.Tx) error {
 			c.file.growBy(tx)
 			return f(tx)

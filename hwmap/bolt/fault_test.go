@@ -20,17 +20,24 @@ import (
 	"ip6d/hwmap"
 )
 
-// writerPath makes the test binary a process that writes to the database there until it is killed.
-const writerPath = "IP6D_TEST_WRITER"
+// writerPath makes the test binary a process that writes to the database there, in the way that writerKind says.
+const (
+	writerPath = "IP6D_TEST_WRITER"
+	writerKind = "IP6D_TEST_WRITER_KIND"
+)
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(writerPath); path != "" {
-		if err := writeUntilKilled(path); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	path := os.Getenv(writerPath)
+	if path == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	write := map[string]func(string) error{
+		"until killed": writeUntilKilled, "power cut": writeAndCompact,
+	}[os.Getenv(writerKind)]
+	if err := write(path); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // writeUntilKilled commits numbered records from several goroutines, and prints each number that was acknowledged. The file
@@ -122,7 +129,7 @@ func writeAndKill(t *testing.T, path string, n int) map[string]bool {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary)
-	cmd.Env = append(os.Environ(), writerPath+"="+path)
+	cmd.Env = append(os.Environ(), writerPath+"="+path, writerKind+"=until killed")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

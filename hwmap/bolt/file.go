@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
@@ -121,8 +122,32 @@ type file struct {
 	db *bbolt.DB
 	f  *os.File // of db, to read what bbolt does not tell
 
+	// stuck: bbolt panicked in the middle of a write, and holds its locks for ever.
+	stuck atomic.Bool
+
 	users   int  // who read it; guarded by Store.mu
 	retired bool // another has taken its place: the last user closes it; guarded by Store.mu
+}
+
+// write runs f, which writes to the file, as protect does.
+func (f *file) write(do func() error) error {
+	done := false
+	err := protect(func() error {
+		err := do()
+		done = true
+		return err
+	})
+	if !done {
+		f.stuck.Store(true)
+	}
+	return err
+}
+
+func (f *file) close() error {
+	if f.stuck.Load() {
+		return f.f.Close() // and with it the lock; what is mapped goes with the process
+	}
+	return f.db.Close()
 }
 
 // acquire returns the file for reading, until it is released.
@@ -158,7 +183,7 @@ func (s *Store) replace(f *file) {
 
 // discard closes a file that has no name any more.
 func (s *Store) discard(f *file) {
-	if err := f.db.Close(); err != nil {
+	if err := f.close(); err != nil {
 		s.log.Warn("old file of the compacted database not closed", "path", s.path, "error", err)
 	}
 }

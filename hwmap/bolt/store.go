@@ -139,7 +139,7 @@ func (s *Store) opened(err error) (*Store, error) {
 		return s, nil
 	}
 	if s.file != nil {
-		err = errors.Join(err, s.file.db.Close())
+		err = errors.Join(err, s.file.close())
 	}
 	switch {
 	case errors.Is(err, hwmap.ErrCorrupt):
@@ -255,7 +255,7 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.compacting.Lock() // a compaction ends soon, and takes away what it has made
 	defer s.compacting.Unlock()
-	if err := s.file.db.Close(); err != nil {
+	if err := s.file.close(); err != nil {
 		return fmt.Errorf("close database %s: %w", s.path, err)
 	}
 	return nil
