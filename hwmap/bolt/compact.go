@@ -87,7 +87,7 @@ func (s *Store) compact(ctx context.Context) (c Compaction, err error) {
 		return c, err
 	}
 	to := &copying{Store: s}
-	if to.file, err = openEmpty(f); err != nil {
+	if to.file, err = openEmpty(f, s.path); err != nil {
 		return c, errors.Join(err, os.Remove(s.path+unborn))
 	}
 	s.note(true)
@@ -113,7 +113,7 @@ func (s *Store) compact(ctx context.Context) (c Compaction, err error) {
 		return c, err
 	}
 	c.Pause, c.Took = time.Since(waiting), time.Since(start)
-	info, err := f.Stat()
+	info, err := to.file.f.Stat()
 	if err != nil {
 		return c, err
 	}

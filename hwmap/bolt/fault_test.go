@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	write := map[string]func(string) error{
-		"until killed": writeUntilKilled, "power cut": writeAndCompact,
+		"until killed": writeUntilKilled, "power cut": writeAndCompact, "failing disk": writeWhileFailing,
 	}[os.Getenv(writerKind)]
 	if err := write(path); err != nil {
 		fmt.Fprintln(os.Stderr, err)

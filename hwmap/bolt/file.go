@@ -60,8 +60,12 @@ func (s *Store) openExisting(f *os.File) error {
 	return nil
 }
 
-// verifyFile verifies f as it is on the disk. What a failed fsync left in memory, where it looks written, is dropped first.
+// verifyFile verifies f as it is on the disk. What an interrupted commit left in memory is written first, or what is read now
+// could be gone after a power loss; what a failed fsync left there, where it looks written, is dropped.
 func verifyFile(f *os.File) (findings, error) {
+	if err := f.Sync(); err != nil {
+		return findings{}, err
+	}
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return findings{}, fmt.Errorf("drop what memory holds of it: %w", err)
 	}
@@ -102,7 +106,7 @@ func (s *Store) create(path string) error {
 		}
 		return s.openFile(path)
 	}
-	if s.file, err = openEmpty(f); err != nil {
+	if s.file, err = openEmpty(f, path); err != nil {
 		return err
 	}
 	if err := s.format(); err != nil {
@@ -203,8 +207,14 @@ func (f *file) growBy(tx *bbolt.Tx) {
 // until nobody reads, and readers after that for the writer.
 const mapSize = 1 << 30
 
-// openEmpty makes f, which is locked, a new database: what a crash left in it is worth nothing.
-func openEmpty(f *os.File) (*file, error) {
+// openEmpty makes f, which is locked, a new database: what a crash left in it is worth nothing. Errors name it as it is
+// going to be named.
+func openEmpty(f *os.File, name string) (*file, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the lock is on both
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	f = os.NewFile(uintptr(fd), name)
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
