@@ -124,22 +124,36 @@ func (m *Map) checkIdentity(ctx context.Context) error {
 	return nil
 }
 
+// CheckMeta compares the store's Meta, where there is one, with this host's settings. It needs Plan, Cell, Self and Fleet.
+// Errors: ErrDisagree, ErrUnavailable, errMalformed.
+func (o Options) CheckMeta(ctx context.Context) error {
+	e, err := o.Fleet.Get(ctx, metaKey)
+	if err != nil {
+		return err
+	}
+	meta, err := optional[Meta](e[0])
+	if err != nil || meta == nil {
+		return err
+	}
+	return o.agree(*meta)
+}
+
 // agree checks the store's Meta against this host's settings.
-func (m *Map) agree(meta Meta) error {
+func (o Options) agree(meta Meta) error {
 	disagree := func(what string, theirs, ours any) error {
 		return fmt.Errorf("%w: its %s is %v, this host's is %v", ErrDisagree, what, theirs, ours)
 	}
 	switch {
 	case meta.MinimumReader > FormatVersion:
 		return fmt.Errorf("%w: its records need format %d, this ip6d reads %d; upgrade this host", ErrDisagree, meta.MinimumReader, FormatVersion)
-	case meta.Stable != m.Plan.StablePrefix():
-		return disagree("stable prefix", meta.Stable, m.Plan.StablePrefix())
-	case meta.Routing != m.Plan.RoutingPrefix():
-		return disagree("routing prefix", meta.Routing, m.Plan.RoutingPrefix())
-	case meta.Cell != m.Cell:
-		return disagree("cell", meta.Cell, m.Cell)
-	case m.Self.ID < meta.FirstHost || m.Self.ID > meta.LastHost:
-		return fmt.Errorf("%w: its host ids are %d to %d, this host's is %d", ErrDisagree, meta.FirstHost, meta.LastHost, m.Self.ID)
+	case meta.Stable != o.Plan.StablePrefix():
+		return disagree("stable prefix", meta.Stable, o.Plan.StablePrefix())
+	case meta.Routing != o.Plan.RoutingPrefix():
+		return disagree("routing prefix", meta.Routing, o.Plan.RoutingPrefix())
+	case meta.Cell != o.Cell:
+		return disagree("cell", meta.Cell, o.Cell)
+	case o.Self.ID < meta.FirstHost || o.Self.ID > meta.LastHost:
+		return fmt.Errorf("%w: its host ids are %d to %d, this host's is %d", ErrDisagree, meta.FirstHost, meta.LastHost, o.Self.ID)
 	}
 	return nil
 }

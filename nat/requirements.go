@@ -22,21 +22,31 @@ const usualBPFFS = "/sys/fs/bpf"
 // CheckRequirements returns what this computer lacks for a datapath that is pinned in pinDir: ErrKernel, ErrPermission
 // or ErrNoBPFFS. Open does this first; a daemon that has other things to make before asks here.
 func CheckRequirements(pinDir string) error {
+	if err := CheckKernel(); err != nil {
+		return err
+	}
+	if err := CheckCapabilities(); err != nil {
+		return err
+	}
+	return CheckBPFFS(pinDir)
+}
+
+// CheckKernel is the part of CheckRequirements about the kernel.
+func CheckKernel() error {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return fmt.Errorf("read the kernel's release: %w", err)
 	}
-	if err := checkKernel(unix.ByteSliceToString(name.Release[:])); err != nil {
-		return err
-	}
+	return checkKernel(unix.ByteSliceToString(name.Release[:]))
+}
+
+// CheckCapabilities is the part of CheckRequirements about what this process may do.
+func CheckCapabilities() error {
 	effective, err := effectiveCapabilities()
 	if err != nil {
 		return err
 	}
-	if err := checkCapabilities(effective); err != nil {
-		return err
-	}
-	return checkBPFFS(pinDir)
+	return checkCapabilities(effective)
 }
 
 // checkKernel reads a release as uname -r prints it. One that it cannot read is let through: the kernel says
@@ -77,8 +87,8 @@ func checkCapabilities(effective uint64) error {
 	return fmt.Errorf("%w: %s missing; run as root, or give the service these capabilities", ErrPermission, strings.Join(missing, " and "))
 }
 
-// checkBPFFS looks at the pin directory or, where it does not exist yet, at the nearest directory above it.
-func checkBPFFS(pinDir string) error {
+// CheckBPFFS is the part of CheckRequirements about the pin directory. It looks at that or, where it does not exist yet, at the nearest directory above it.
+func CheckBPFFS(pinDir string) error {
 	for dir := pinDir; ; dir = filepath.Dir(dir) {
 		var s unix.Statfs_t
 		err := unix.Statfs(dir, &s)

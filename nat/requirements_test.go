@@ -65,7 +65,7 @@ func TestMissingCapabilitiesAreNamed(t *testing.T) {
 func TestPinDirectoryHasToBeOnBPFFS(t *testing.T) {
 	const way = "mount -t bpf bpf /sys/fs/bpf, and set bpf_dir below it"
 	for _, dir := range []string{filepath.Join(t.TempDir(), "bpf", "ip6d"), "/tmp", "/"} {
-		err := checkBPFFS(dir)
+		err := CheckBPFFS(dir)
 		if !errors.Is(err, ErrNoBPFFS) {
 			t.Fatalf("%s: error %v", dir, err)
 		}
@@ -73,7 +73,7 @@ func TestPinDirectoryHasToBeOnBPFFS(t *testing.T) {
 			t.Errorf("error %q does not name %s and give the way out: %s", err, dir, way)
 		}
 	}
-	if err := checkBPFFS(pinDir(t)); err != nil {
+	if err := CheckBPFFS(pinDir(t)); err != nil {
 		t.Errorf("on a mounted one: %v", err)
 	}
 }

@@ -22,6 +22,9 @@ const (
 
 	exitDiffers   = 1 // of check and repair: there are differences
 	exitUnchecked = 3 // of check and repair: it is not known whether there are
+
+	exitWarnings = 3 // of doctor: it has looked, and there are warnings
+	exitErrors   = 4 // of doctor: it has looked, and there are errors
 )
 
 // statusError is a failure with an exit status of its own.
@@ -101,6 +104,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newHostCommand(c),
 		newBlockCommand(c),
 		newStatusCommand(c),
+		newDoctorCommand(c),
 		newDBCommand(c),
 		newCheckCommand(c),
 		newRepairCommand(c),

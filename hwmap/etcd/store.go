@@ -185,6 +185,16 @@ func (s *Store) timed(operation string) (end func()) {
 	return func() { s.o.Observe(operation, time.Since(start)) }
 }
 
+// Version is that of the server that answers. Errors: hwmap.ErrUnavailable.
+func (s *Store) Version(ctx context.Context) (version string, err error) {
+	err = s.read(ctx, "read version", func(ctx context.Context) error {
+		r, err := pb.NewMaintenanceClient(s.client.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
+		version = r.GetVersion()
+		return err
+	})
+	return version, err
+}
+
 func (s *Store) endpoints() string { return strings.Join(s.o.Endpoints, ",") }
 
 // key returns the key in etcd.
