@@ -20,6 +20,7 @@ type Client struct {
 	Suspects   ip6dv1connect.SuspectServiceClient
 	Databases  ip6dv1connect.DatabaseServiceClient
 	Audits     ip6dv1connect.AuditServiceClient
+	Events     ip6dv1connect.EventServiceClient
 
 	http *http.Client
 }
@@ -46,6 +47,7 @@ func newClient(url string, transport *http.Transport) *Client {
 		Suspects:   ip6dv1connect.NewSuspectServiceClient(h, url),
 		Databases:  ip6dv1connect.NewDatabaseServiceClient(h, url),
 		Audits:     ip6dv1connect.NewAuditServiceClient(h, url),
+		Events:     ip6dv1connect.NewEventServiceClient(h, url),
 		http:       h,
 	}
 }

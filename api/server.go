@@ -53,21 +53,25 @@ type Datapath interface {
 	Fill() []nat.Fill
 }
 
-// NewHandler serves MachineService, MigrationService, SuspectService, DatabaseService and HostService: what an orchestrator
+// NewHandler serves MachineService, MigrationService, SuspectService, DatabaseService, EventService and HostService: what an orchestrator
 // may do. Whoever reaches it may do all of it, so it belongs on a socket that only the orchestrator can open.
 func NewHandler(o HandlerOptions) http.Handler {
 	limit := connect.WithReadMaxBytes(maxMessage)
 	if o.Logger != nil {
 		limit = connect.WithOptions(limit, connect.WithInterceptors(callLog{o.Logger}))
 	}
+	named := connect.WithInterceptors(requestIDs())
 	mux := http.NewServeMux()
-	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit))
-	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit))
+	mux.Handle(ip6dv1connect.NewMachineServiceHandler(&machineServer{o.Map}, limit, named))
+	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(&migrationServer{o.Map, cmp.Or(o.FinishTimeout, 30*time.Second)}, limit, named))
 	mux.Handle(ip6dv1connect.NewSuspectServiceHandler(&suspectServer{o.Map}, limit))
 	mux.Handle(ip6dv1connect.NewDatabaseServiceHandler(NewDatabaseService(o.Databases...), limit))
 	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))
+	path, events := ip6dv1connect.NewEventServiceHandler(&eventServer{o.Map}, limit)
+	mux.Handle(path, events)
+	mux.Handle(ip6dv1connect.EventServiceWatchEventsProcedure, endWithContext(events))
 	if o.Audit != nil {
 		mux.Handle(ip6dv1connect.NewAuditServiceHandler(&auditServer{o.Audit, &hostServer{o}}, connect.WithReadMaxBytes(maxReport)))
 	}

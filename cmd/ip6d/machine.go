@@ -18,12 +18,13 @@ func newMachineCommand(c *cli) *cobra.Command {
 		Short: "Give machines their addresses and ports on this host",
 	}
 	command.AddCommand(
-		newMachineCreateCommand(c),
-		newMachineAttachCommand(c),
-		newMachineDetachCommand(c),
+		c.named(newMachineCreateCommand(c)),
+		c.named(newMachineAttachCommand(c)),
+		c.named(newMachineDetachCommand(c)),
 		newMachineListCommand(c),
 		newMachineShowCommand(c),
-		newMachineDestroyCommand(c),
+		newMachineHistoryCommand(c),
+		c.named(newMachineDestroyCommand(c)),
 	)
 	return command
 }
@@ -46,7 +47,7 @@ func newMachineCreateCommand(c *cli) *cobra.Command {
 		}
 		r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.CreateMachineRequest, ip6dv1.CreateMachineResponse] {
 			return a.Machines.CreateMachine
-		}, &ip6dv1.CreateMachineRequest{Name: args[0], Network: uint32(number)})
+		}, &ip6dv1.CreateMachineRequest{Name: args[0], Network: uint32(number), RequestId: c.requestID})
 		if err != nil {
 			return err
 		}
@@ -79,7 +80,7 @@ During a migration this is called on the target, between begin and switchover.`,
 		command.MarkFlagsMutuallyExclusive("device", other)
 	}
 	command.RunE = func(cmd *cobra.Command, args []string) error {
-		q.Name = args[0]
+		q.Name, q.RequestId = args[0], c.requestID
 		if cmd.Flags().Changed("netns") {
 			path, err := netnsPath(q.Netns)
 			if err != nil {
@@ -121,7 +122,7 @@ func newMachineDetachCommand(c *cli) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.DetachMachineRequest, ip6dv1.DetachMachineResponse] {
 				return a.Machines.DetachMachine
-			}, &ip6dv1.DetachMachineRequest{Name: args[0]})
+			}, &ip6dv1.DetachMachineRequest{Name: args[0], RequestId: c.requestID})
 			if err != nil {
 				return err
 			}
@@ -172,7 +173,7 @@ func newMachineDestroyCommand(c *cli) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.DestroyMachineRequest, ip6dv1.DestroyMachineResponse] {
 				return a.Machines.DestroyMachine
-			}, &ip6dv1.DestroyMachineRequest{Name: args[0]})
+			}, &ip6dv1.DestroyMachineRequest{Name: args[0], RequestId: c.requestID})
 			if err != nil {
 				return err
 			}

@@ -27,10 +27,10 @@ Each step can be repeated after any failure. Until the switchover, abort calls i
 declared dead (ip6d host dead), the machine is claimed instead: ip6d migrate claim.`,
 	}
 	command.AddCommand(
-		newMigrateBeginCommand(c),
-		newMigrateSwitchoverCommand(c),
-		newMigrateFinishCommand(c),
-		newMigrateAbortCommand(c),
+		c.named(newMigrateBeginCommand(c)),
+		c.named(newMigrateSwitchoverCommand(c)),
+		c.named(newMigrateFinishCommand(c)),
+		c.named(newMigrateAbortCommand(c)),
 		newMigrateClaimCommand(c),
 	)
 	return command
@@ -59,7 +59,7 @@ func newMigrateBeginCommand(c *cli) *cobra.Command {
 		}
 		r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.BeginMigrationRequest, ip6dv1.BeginMigrationResponse] {
 			return a.Migrations.BeginMigration
-		}, &ip6dv1.BeginMigrationRequest{Name: args[0], To: target})
+		}, &ip6dv1.BeginMigrationRequest{Name: args[0], To: target, RequestId: c.requestID})
 		if err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ machine is still here; in doubt means that the store did not say: then repeat, o
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.SwitchoverMigrationRequest, ip6dv1.SwitchoverMigrationResponse] {
 				return a.Migrations.SwitchoverMigration
-			}, &ip6dv1.SwitchoverMigrationRequest{Name: args[0]})
+			}, &ip6dv1.SwitchoverMigrationRequest{Name: args[0], RequestId: c.requestID})
 			if err != nil {
 				return err
 			}
@@ -156,7 +156,7 @@ func newMigrateFinishCommand(c *cli) *cobra.Command {
 		}
 		_, err := callWithin(cmd.Context(), c, timeout+finishMargin, func(a *api.Client) unary[ip6dv1.FinishMigrationRequest, ip6dv1.FinishMigrationResponse] {
 			return a.Migrations.FinishMigration
-		}, &ip6dv1.FinishMigrationRequest{Name: args[0]})
+		}, &ip6dv1.FinishMigrationRequest{Name: args[0], RequestId: c.requestID})
 		if err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func newMigrateAbortCommand(c *cli) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.AbortMigrationRequest, ip6dv1.AbortMigrationResponse] {
 				return a.Migrations.AbortMigration
-			}, &ip6dv1.AbortMigrationRequest{Name: args[0]})
+			}, &ip6dv1.AbortMigrationRequest{Name: args[0], RequestId: c.requestID})
 			if err != nil {
 				return err
 			}

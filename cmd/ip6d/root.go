@@ -45,6 +45,8 @@ type cli struct {
 	socket string // of the daemon
 	remote remote // instead: the daemon of another host
 
+	requestID string // that names a call; empty: none
+
 	patience time.Duration // with the daemon's answer to one call
 
 	running bool // a command's own code has begun, so the command line was right
@@ -111,6 +113,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newTraceCommand(c),
 		newDropsCommand(c),
 		newMonitorCommand(c),
+		newEventsCommand(c),
 		newLabCommand(c),
 		newAddrCommand(c),
 		newWireGuardCommand(c),

@@ -24,6 +24,7 @@ type stub struct {
 	ip6dv1connect.UnimplementedMachineServiceHandler
 	ip6dv1connect.UnimplementedMigrationServiceHandler
 	ip6dv1connect.UnimplementedHostServiceHandler
+	ip6dv1connect.UnimplementedEventServiceHandler
 	ip6dv1connect.UnimplementedSuspectServiceHandler
 	ip6dv1connect.UnimplementedDatabaseServiceHandler
 
@@ -203,6 +204,7 @@ func startStub(t *testing.T, s *stub) (socket string) {
 	mux.Handle(ip6dv1connect.NewMachineServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewMigrationServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewHostServiceHandler(s))
+	mux.Handle(ip6dv1connect.NewEventServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewSuspectServiceHandler(s))
 	mux.Handle(ip6dv1connect.NewDatabaseServiceHandler(s))
 	return serveStub(t, mux)

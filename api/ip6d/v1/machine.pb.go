@@ -311,9 +311,13 @@ func (x *Machine) GetPort() *Port {
 }
 
 type CreateMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Network       uint32                 `protobuf:"varint,2,opt,name=network,proto3" json:"network,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Network uint32                 `protobuf:"varint,2,opt,name=network,proto3" json:"network,omitempty"`
+	// Names this call, with up to 64 bytes of printable ASCII without space; optional. Once it has succeeded, the same call of
+	// the same id is answered as it was first, whatever has become of the machine since, for as long as its history goes
+	// back. already_exists: the id was given to another call about this machine, or had other arguments.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +364,13 @@ func (x *CreateMachineRequest) GetNetwork() uint32 {
 		return x.Network
 	}
 	return 0
+}
+
+func (x *CreateMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type CreateMachineResponse struct {
@@ -419,7 +430,9 @@ type AttachMachineRequest struct {
 	// The name of an existing device on the host, a veth or a TAP, to use as the port.
 	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	// The machine's MAC address; by default derived from the machine's number, the same on every host.
-	Mac           string `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mac string `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +509,13 @@ func (x *AttachMachineRequest) GetMac() string {
 	return ""
 }
 
+func (x *AttachMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type AttachMachineResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Machine       *Machine               `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
@@ -541,8 +561,10 @@ func (x *AttachMachineResponse) GetMachine() *Machine {
 }
 
 type DetachMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -580,6 +602,13 @@ func (*DetachMachineRequest) Descriptor() ([]byte, []int) {
 func (x *DetachMachineRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *DetachMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -798,8 +827,10 @@ func (x *GetMachineResponse) GetMachine() *Machine {
 }
 
 type DestroyMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -837,6 +868,13 @@ func (*DestroyMachineRequest) Descriptor() ([]byte, []int) {
 func (x *DestroyMachineRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *DestroyMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -900,23 +938,29 @@ const file_ip6d_v1_machine_proto_rawDesc = "" +
 	"\x05state\x18\t \x01(\x0e2\x15.ip6d.v1.MachineStateR\x05state\x12\x12\n" +
 	"\x04peer\x18\n" +
 	" \x01(\rR\x04peer\x12!\n" +
-	"\x04port\x18\v \x01(\v2\r.ip6d.v1.PortR\x04port\"D\n" +
+	"\x04port\x18\v \x01(\v2\r.ip6d.v1.PortR\x04port\"c\n" +
 	"\x14CreateMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\anetwork\x18\x02 \x01(\rR\anetwork\"C\n" +
+	"\anetwork\x18\x02 \x01(\rR\anetwork\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"C\n" +
 	"\x15CreateMachineResponse\x12*\n" +
-	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"\xb1\x01\n" +
+	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"\xd0\x01\n" +
 	"\x14AttachMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05netns\x18\x02 \x01(\tR\x05netns\x12!\n" +
 	"\fguest_device\x18\x03 \x01(\tR\vguestDevice\x12\"\n" +
 	"\funconfigured\x18\x04 \x01(\bR\funconfigured\x12\x16\n" +
 	"\x06device\x18\x05 \x01(\tR\x06device\x12\x10\n" +
-	"\x03mac\x18\x06 \x01(\tR\x03mac\"C\n" +
+	"\x03mac\x18\x06 \x01(\tR\x03mac\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\"C\n" +
 	"\x15AttachMachineResponse\x12*\n" +
-	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"*\n" +
+	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"I\n" +
 	"\x14DetachMachineRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"C\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"C\n" +
 	"\x15DetachMachineResponse\x12*\n" +
 	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"\x15\n" +
 	"\x13ListMachinesRequest\"D\n" +
@@ -925,9 +969,11 @@ const file_ip6d_v1_machine_proto_rawDesc = "" +
 	"\x11GetMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"@\n" +
 	"\x12GetMachineResponse\x12*\n" +
-	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"+\n" +
+	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\"J\n" +
 	"\x15DestroyMachineRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x18\n" +
 	"\x16DestroyMachineResponse*\xed\x01\n" +
 	"\fMachineState\x12\x1d\n" +
 	"\x19MACHINE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +

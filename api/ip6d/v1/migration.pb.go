@@ -81,7 +81,9 @@ type BeginMigrationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The id of the target host.
-	To            uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	To uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +132,13 @@ func (x *BeginMigrationRequest) GetTo() uint32 {
 	return 0
 }
 
+func (x *BeginMigrationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type BeginMigrationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The machine's stable address, which does not change.
@@ -176,8 +185,10 @@ func (x *BeginMigrationResponse) GetStable() string {
 }
 
 type SwitchoverMigrationRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -215,6 +226,13 @@ func (*SwitchoverMigrationRequest) Descriptor() ([]byte, []int) {
 func (x *SwitchoverMigrationRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *SwitchoverMigrationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -273,8 +291,10 @@ func (x *SwitchoverMigrationResponse) GetEpoch() uint64 {
 }
 
 type FinishMigrationRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,6 +336,13 @@ func (x *FinishMigrationRequest) GetName() string {
 	return ""
 }
 
+func (x *FinishMigrationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type FinishMigrationResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -353,8 +380,10 @@ func (*FinishMigrationResponse) Descriptor() ([]byte, []int) {
 }
 
 type AbortMigrationRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// See CreateMachineRequest.request_id.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +421,13 @@ func (*AbortMigrationRequest) Descriptor() ([]byte, []int) {
 func (x *AbortMigrationRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *AbortMigrationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -542,22 +578,30 @@ var File_ip6d_v1_migration_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x17ip6d/v1/migration.proto\x12\aip6d.v1\x1a\x15ip6d/v1/machine.proto\";\n" +
+	"\x17ip6d/v1/migration.proto\x12\aip6d.v1\x1a\x15ip6d/v1/machine.proto\"Z\n" +
 	"\x15BeginMigrationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\rR\x02to\"0\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"0\n" +
 	"\x16BeginMigrationResponse\x12\x16\n" +
-	"\x06stable\x18\x01 \x01(\tR\x06stable\"0\n" +
+	"\x06stable\x18\x01 \x01(\tR\x06stable\"O\n" +
 	"\x1aSwitchoverMigrationRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"_\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"_\n" +
 	"\x1bSwitchoverMigrationResponse\x12*\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x10.ip6d.v1.OutcomeR\aoutcome\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\",\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"K\n" +
 	"\x16FinishMigrationRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x19\n" +
-	"\x17FinishMigrationResponse\"+\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x19\n" +
+	"\x17FinishMigrationResponse\"J\n" +
 	"\x15AbortMigrationRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x18\n" +
 	"\x16AbortMigrationResponse\"[\n" +
 	"\x13ClaimMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
