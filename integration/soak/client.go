@@ -17,9 +17,16 @@ import (
 // callTimeout bounds a call: longer than a daemon takes to find out that the store is away.
 const callTimeout = 15 * time.Second
 
+// finishTimeout bounds a finish, which may have to wait for hosts that are cut off.
+const finishTimeout = 5 * time.Second
+
 // call asks a host, and notes what was asked and answered.
 func (s *soak) call(ctx context.Context, client int, name string, in input) (output, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	timeout := callTimeout
+	if in.Kind == opFinish {
+		timeout = finishTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	called := s.history.now()
 	out, err := s.hosts[in.Host-1].ask(ctx, name, in)

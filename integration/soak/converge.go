@@ -11,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"ip6d/addr"
 	ip6dv1 "ip6d/api/ip6d/v1"
@@ -39,35 +40,40 @@ func (s *soak) tidy(ctx context.Context) {
 
 // tidyOnce returns an error while there is a migration left.
 func (s *soak) tidyOnce(ctx context.Context) error {
-	var errs []error
+	var all errgroup.Group
+	all.SetLimit(16)
 	for _, h := range s.hosts {
 		r, err := h.client.Machines.ListMachines(ctx, connect.NewRequest(&ip6dv1.ListMachinesRequest{}))
 		if err != nil {
-			return err
+			return errors.Join(err, all.Wait())
 		}
 		for _, m := range r.Msg.Machines {
-			l := life{soak: s, ctx: ctx, client: 400, name: m.Name, at: h.id}
-			switch m.State {
-			case ip6dv1.MachineState_MACHINE_STATE_LEAVING, ip6dv1.MachineState_MACHINE_STATE_SWITCHING:
-				l.until(input{Kind: opAbort, Host: h.id}, 1)
-			case ip6dv1.MachineState_MACHINE_STATE_AWAY:
-				if m.Host != 0 && addr.Host(m.Host) != h.id {
-					l.until(input{Kind: opAttach, Host: addr.Host(m.Host)}, 1) // it is not delivered without a port
-				}
-				l.until(input{Kind: opFinish, Host: h.id}, 1)
-			case ip6dv1.MachineState_MACHINE_STATE_HERE:
-				if m.Port != nil {
-					l.until(input{Kind: opAttach, Host: h.id}, 1) // a reboot took it
-				}
-				continue
-			case ip6dv1.MachineState_MACHINE_STATE_INCOMING:
-			default:
-				continue
-			}
-			errs = append(errs, fmt.Errorf("machine %q is %s on host %d", m.Name, m.State, h.id))
+			all.Go(func() error { return s.tidyMachine(ctx, h.id, m) })
 		}
 	}
-	return errors.Join(errs...)
+	return all.Wait()
+}
+
+func (s *soak) tidyMachine(ctx context.Context, at addr.Host, m *ip6dv1.Machine) error {
+	l := life{soak: s, ctx: ctx, client: 400, name: m.Name, at: at}
+	switch m.State {
+	case ip6dv1.MachineState_MACHINE_STATE_LEAVING, ip6dv1.MachineState_MACHINE_STATE_SWITCHING:
+		l.until(input{Kind: opAbort, Host: at}, 1)
+	case ip6dv1.MachineState_MACHINE_STATE_AWAY:
+		if m.Host != 0 && addr.Host(m.Host) != at {
+			l.until(input{Kind: opAttach, Host: addr.Host(m.Host)}, 1) // it is not delivered without a port
+		}
+		l.until(input{Kind: opFinish, Host: at}, 1)
+	case ip6dv1.MachineState_MACHINE_STATE_HERE:
+		if m.Port != nil {
+			l.until(input{Kind: opAttach, Host: at}, 1) // a reboot took it
+		}
+		return nil
+	case ip6dv1.MachineState_MACHINE_STATE_INCOMING:
+	default:
+		return nil
+	}
+	return fmt.Errorf("machine %q is %s on host %d", m.Name, m.State, at)
 }
 
 // mustConverge waits until the store, the databases and the kernels agree.
@@ -104,6 +110,8 @@ func (s *soak) view(ctx context.Context) (view, error) {
 		values: make(map[hwmap.Key]string),
 	}
 	prefix := "/ip6d/" + kernel.Cluster + "/"
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	r, err := s.store.client.Get(ctx, prefix+"map/", clientv3.WithPrefix())
 	if err != nil {
 		return v, err

@@ -91,7 +91,7 @@ func serve(ctx context.Context, s kernel.Settings, m *hwmap.Map, identity *certi
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", api.NewHandler(api.HandlerOptions{Map: m, Datapath: noDatapath{}, FinishTimeout: 5 * time.Second, Logger: log}))
+	mux.Handle("/", api.NewHandler(api.HandlerOptions{Map: m, Datapath: noDatapath{}, Logger: log}))
 	mux.HandleFunc(kernel.DatabasesPath, func(w http.ResponseWriter, r *http.Request) {
 		if err := writeDatabases(r.Context(), w, truth, cache); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
