@@ -88,6 +88,12 @@ func newFleet(t *testing.T, hosts int) *fleet {
 // newFleetWith is newFleet for a lab of another kind.
 func newFleetWith(t *testing.T, o lab.Options) *fleet {
 	t.Helper()
+	return newFleetWithin(t, patience, o)
+}
+
+// newFleetWithin is newFleetWith for a test that takes longer.
+func newFleetWithin(t *testing.T, patience time.Duration, o lab.Options) *fleet {
+	t.Helper()
 	labtest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
