@@ -122,6 +122,7 @@ func (a *Auditor) check(ctx context.Context) (Report, error) {
 		r.Errors = append(r.Errors, err.Error())
 	}
 	a.remember(found)
+	found = slices.DeleteFunc(found, func(d Difference) bool { return d.Kind == MigrationStands && a.Now().Sub(d.Since) < standing })
 	sortDifferences(found)
 	r.Differences = append(r.Differences, found...)
 	return r, nil
@@ -209,6 +210,10 @@ func both(now, before []Difference) []Difference {
 	}
 	return slices.DeleteFunc(now, func(d Difference) bool { return !seen[d.same()] })
 }
+
+// standing is how long a migration takes that is not forgotten: the orchestrator stops, copies and starts a machine meanwhile.
+// An Auditor knows of it since it has seen it first.
+const standing = 10 * time.Minute
 
 // remember keeps since when each difference stands.
 func (a *Auditor) remember(found []Difference) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 // source is a Source that says what a test tells it to, look after look: the last again and again.
 type source struct {
+	mu     sync.Mutex // guards all below
 	looks  [][]audit.Difference
 	asked  [][]audit.Object
 	err    error
@@ -21,6 +23,8 @@ type source struct {
 }
 
 func (s *source) Look(_ context.Context, only []audit.Object) ([]audit.Difference, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked = append(s.asked, only)
 	now := s.looks[0]
 	if len(s.looks) > 1 {
@@ -88,6 +92,36 @@ func TestACountThatFollowsFromATamperedEntryIsNotReportedBesideIt(t *testing.T) 
 	})
 }
 
+func TestAMigrationIsReportedWhenItHasStoodForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stands := audit.New(audit.MigrationStands, audit.Machine(7), "truth", "leaving")
+		a := newAuditor(&source{looks: [][]audit.Difference{{stands}}})
+		began := time.Now()
+		count := func() int {
+			t.Helper()
+			r, err := a.Check(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Differences) > 0 && r.Differences[0].Since.Sub(began) > time.Minute {
+				t.Errorf("it is said to stand since %v, it began at %v", r.Differences[0].Since, began)
+			}
+			return len(r.Differences)
+		}
+		if count() != 0 {
+			t.Error("it is reported at once")
+		}
+		time.Sleep(5 * time.Minute)
+		if count() != 0 {
+			t.Error("it is reported after five minutes")
+		}
+		time.Sleep(10 * time.Minute)
+		if count() != 1 {
+			t.Error("it is not reported after a quarter of an hour")
+		}
+	})
+}
+
 func TestARepairSaysWhatBecameOfIt(t *testing.T) {
 	gone := audit.New(audit.PortGone, audit.Device("a"), "device", "")
 	report := func(d audit.Difference) audit.Report {
@@ -133,7 +167,9 @@ func TestTheAuditInTheBackgroundCountsByKind(t *testing.T) {
 		if last.Differences[audit.MovedStray] != 1 || len(last.Differences) != 1 || last.Took <= 0 || last.Time.IsZero() {
 			t.Errorf("it says %+v, want one moved_stray", last)
 		}
+		s.mu.Lock()
 		s.looks = [][]audit.Difference{nil}
+		s.mu.Unlock()
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if last := a.Last(); len(last.Differences) != 0 {
