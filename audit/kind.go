@@ -28,7 +28,7 @@ const (
 	EntryStray   Kind = "entry_stray"
 )
 
-// The fleet's map: store, view, cache, and the kernel's `moved` and `blocks`.
+// The fleet's map: store, view, cache, and the kernel's `moved`, `blocks`, `dead` and `fence`.
 const (
 	StoreUnreachable  Kind = "store_unreachable"
 	StoreNotFollowed  Kind = "store_not_followed"
@@ -41,6 +41,9 @@ const (
 	BlockDiffers      Kind = "block_differs"
 	BlockStray        Kind = "block_stray"
 	BlockCountDiffers Kind = "block_count_differs"
+	DeadMissing       Kind = "dead_missing"
+	DeadStray         Kind = "dead_stray"
+	FenceDiffers      Kind = "fence_differs"
 )
 
 // Records of the store, by themselves and against this host's truth.

@@ -33,6 +33,9 @@ var meanings = map[Kind]meaning{
 	BlockDiffers:      {Error, true, tampered + ": packets go to a host that is not the home", byRepair},
 	BlockStray:        {Warning, true, "a crash, an older daemon, or " + tampered, byRepair},
 	BlockCountDiffers: {Error, true, tampered + ": where a count is too low, an entry is not looked for", byRepair},
+	DeadMissing:       {Error, true, tampered + ": what a dead host sends is carried, and another host may have its machines", byRepair},
+	DeadStray:         {Error, true, "a crash, or " + tampered + ": what that host sends is refused (dead_host), and it is not dead", byRepair},
+	FenceDiffers:      {Error, true, tampered + ": this host carries nothing, or should not", byRepair},
 
 	RecordMalformed:     {Error, false, "it was written by hand, or by another program than ip6d", "correct or delete the key in the store"},
 	OwnerUnknown:        {Error, false, "the machine's host was taken out of the store by hand, or never joined", "start the host's daemon again, so that it joins; or mark it dead and claim the machine: ip6d migrate claim NAME --force --network N --address ADDRESS"},

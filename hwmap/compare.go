@@ -179,7 +179,7 @@ func (a Audit) compareRecord(l *layers, add func(audit.Kind, ...string)) {
 	case Incoming:
 		if s.arrived(self, *t) {
 			add(audit.RecordDiffers, says...)
-		} else if !s.invites(self, *t) {
+		} else if !t.Claiming && !s.invites(self, *t) {
 			add(audit.IncomingUninvited, says...)
 		}
 	case Issued:

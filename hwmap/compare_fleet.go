@@ -60,8 +60,9 @@ func (a Audit) compareHosts(r *readings, only map[addr.Host]bool) (all []audit.D
 	a.mu.Lock()
 	view := maps.Clone(a.fleet.hosts)
 	a.mu.Unlock()
-	for _, h := range numbersOf(r, hostsPrefix, only, maps.Keys(view)) {
+	for _, h := range numbersOf(r, hostsPrefix, only, maps.Keys(view), maps.Keys(r.dead)) {
 		known, has := view[h]
+		all = append(all, a.compareDeath(r, h, known.State == Dead)...)
 		says := ""
 		if has {
 			says = said(&known)
@@ -71,6 +72,28 @@ func (a Audit) compareHosts(r *readings, only map[addr.Host]bool) (all []audit.D
 		})
 	}
 	return all
+}
+
+// compareDeath compares whether a host is dead with what the kernel refuses: of this host, everything.
+func (a Audit) compareDeath(r *readings, h addr.Host, dead bool) (all []audit.Difference) {
+	kind, want, is, layer := audit.DeadStray, dead, r.dead[h], "kernel's dead"
+	switch {
+	case h == a.Self.ID: // it is fenced longer than it is dead
+		kind, want, is, layer = audit.FenceDiffers, a.checkFence() != nil, r.fenced, "kernel's fence"
+	case dead:
+		kind = audit.DeadMissing
+	}
+	if want != is {
+		all = append(all, audit.New(kind, audit.Host(h), "memory", refusal(want), layer, refusal(is)))
+	}
+	return all
+}
+
+func refusal(refused bool) string {
+	if refused {
+		return "refused"
+	}
+	return "carried"
 }
 
 // compareKept compares a record of the store with the view and the cache.

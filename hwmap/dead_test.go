@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 
 	"ip6d/addr"
+	"ip6d/audit"
 	"ip6d/hwmap"
 )
 
@@ -140,5 +141,38 @@ func TestAMigrationToAHostThatDiesGoesToAnother(t *testing.T) {
 		if l := f.servers[2].local(1); l.State != "" {
 			t.Errorf("the target that came back has %+v", l)
 		}
+	})
+}
+
+func TestAnAuditNamesWhatADeadHostLeavesBehindAndNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		f.create(1, "web1")
+		f.create(1, "web2")
+		f.migrate("web2", 1, 2)
+		f.migrate("web2", 2, 1)
+		reports := func(when string, want ...audit.Kind) {
+			t.Helper()
+			f.settled()
+			found, _ := f.audited(2, false)
+			var kinds []audit.Kind
+			for _, d := range found {
+				kinds = append(kinds, d.Kind)
+			}
+			slices.Sort(kinds)
+			if !slices.Equal(kinds, want) {
+				t.Errorf("%s: the audit says %v, want %v", when, found, want)
+			}
+		}
+		reports("before")
+		f.lose(1, 2)
+		reports("lost", audit.HomeDead, audit.OwnerDead)
+		f.adoptBlocks(1, 2)
+		reports("adopted", audit.BlockFrozen, audit.OwnerDead)
+		f.claim(2, "web2", 2)
+		reports("claimed", audit.BlockFrozen)
+		f.must(f.servers[2].kernel.DeleteDead(1))
+		f.must(f.servers[2].kernel.SetFenced(true))
+		reports("tampered with", audit.BlockFrozen, audit.DeadMissing, audit.FenceDiffers)
 	})
 }

@@ -22,7 +22,7 @@ func (m *Map) HandOver(ctx context.Context, to addr.Host) ([]Block, error) {
 	if m.standalone {
 		return nil, fmt.Errorf("%w: there is no other host to hand blocks over to", ErrStandalone)
 	}
-	if err := m.trusted(); err != nil {
+	if err := m.mayChange(); err != nil {
 		return nil, err
 	}
 	if to == m.Self.ID {

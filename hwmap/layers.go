@@ -38,6 +38,8 @@ type readings struct {
 	strange []nat.Machine // entries of other cells
 	moved   map[addr.Machine]nat.Moved
 	blocks  map[addr.Block]nat.Block
+	dead    map[addr.Host]bool
+	fenced  bool
 
 	records  map[Key]Entry // of the store, or of the cache where the store is away
 	cached   map[Key]Entry
@@ -136,8 +138,14 @@ func (m *Map) readKernel() (r readings, err error) {
 	entries, entriesErr := m.Datapath.Machines()
 	moved, movedErr := m.Datapath.MovedEntries()
 	blocks, blocksErr := m.Datapath.Blocks()
-	if err := errors.Join(entriesErr, movedErr, blocksErr); err != nil {
+	dead, deadErr := m.Datapath.DeadHosts()
+	fenced, fencedErr := m.Datapath.Fenced()
+	if err := errors.Join(entriesErr, movedErr, blocksErr, deadErr, fencedErr); err != nil {
 		return r, fmt.Errorf("read the kernel's maps: %w", err)
+	}
+	r.dead, r.fenced = make(map[addr.Host]bool, len(dead)), fenced
+	for _, h := range dead {
+		r.dead[h] = true
 	}
 	r.entries = make(map[addr.Machine]nat.Machine, len(entries))
 	for _, e := range entries {

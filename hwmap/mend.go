@@ -35,6 +35,12 @@ func (a Audit) Mend(ctx context.Context, d audit.Difference) error {
 		if isBlock {
 			return a.mendBlock(addr.Block(block))
 		}
+	case audit.DeadMissing, audit.DeadStray:
+		if isHost {
+			return a.mendDead(addr.Host(host))
+		}
+	case audit.FenceDiffers:
+		return a.mendFence(ctx)
 	case audit.BlockUnpublished:
 		if isBlock {
 			return a.republish(ctx, addr.Block(block))
@@ -45,6 +51,27 @@ func (a Audit) Mend(ctx context.Context, d audit.Difference) error {
 		return a.deleteStrange(d)
 	}
 	return audit.ErrOperator
+}
+
+// mendDead has what a host sends refused if it is dead, and only then.
+func (a Audit) mendDead(h addr.Host) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	record, known := a.fleet.hosts[h]
+	if !known {
+		return a.Datapath.DeleteDead(h)
+	}
+	return a.refuseDead(h, &record)
+}
+
+// mendFence closes the datapath, or opens it, as this host knows that it should be.
+func (a Audit) mendFence(ctx context.Context) error {
+	unlock, err := a.fence.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return a.Datapath.SetFenced(a.checkFence() != nil)
 }
 
 // mendMachine repairs what differs of a machine under its lock, if it is still as d says.

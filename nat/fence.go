@@ -2,7 +2,6 @@ package nat
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"ip6d/addr"
@@ -31,17 +30,17 @@ func (d *Datapath) PutDead(h addr.Host) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, known := d.dead[h]; known {
-		return nil
-	}
+	_, known := d.dead[h]
 	// Counted first: where there is none it would not be looked for.
 	d.dead[h] = struct{}{}
 	err := d.countDead()
 	if err == nil {
 		err = write(d.objects.Dead, bpf.DatapathMapDead, uint32(h), uint32(1))
 	}
-	if err != nil {
+	if err != nil && !known {
 		delete(d.dead, h) // one too many in the count costs a needless look, and the next change counts anew
+	}
+	if err != nil {
 		return fmt.Errorf("dead host %d: %w", h, err)
 	}
 	return nil
@@ -51,21 +50,23 @@ func (d *Datapath) PutDead(h addr.Host) error {
 func (d *Datapath) DeleteDead(h addr.Host) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, known := d.dead[h]; !known {
-		return nil
-	}
 	if err := remove(d.objects.Dead, bpf.DatapathMapDead, uint32(h)); err != nil {
 		return fmt.Errorf("dead host %d: %w", h, err)
+	}
+	if _, known := d.dead[h]; !known {
+		return nil
 	}
 	delete(d.dead, h)
 	return d.countDead()
 }
 
 // DeadHosts lists the hosts whose packets are refused, by id.
-func (d *Datapath) DeadHosts() ([]addr.Host, error) {
+func (d *Datapath) DeadHosts() (all []addr.Host, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Sorted(maps.Keys(d.dead)), nil
+	err = list(d.objects.Dead, bpf.DatapathMapDead, func(h, _ uint32) { all = append(all, addr.Host(h)) })
+	slices.Sort(all)
+	return all, err
 }
 
 // readDead reads the pinned entries, and counts them: a crash between two writes may have left the count wrong.

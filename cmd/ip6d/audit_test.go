@@ -295,6 +295,9 @@ func TestEachKindOfDifferenceOfTheKernelIsNamedAloneAndRepaired(t *testing.T) {
 		{kind: audit.BlockDiffers, object: "block 5", change: func() { blockOf(5, func(v *bpf.DatapathBlock) { v.Home, v.Slot = 3, slotOf(3) }) }},
 		{kind: audit.BlockStray, object: "block 9", change: func() { blockOf(9, func(v *bpf.DatapathBlock) { v.Home, v.Slot = 3, slotOf(3) }) }},
 		{kind: audit.BlockCountDiffers, object: "block 5", change: func() { blockOf(5, func(v *bpf.DatapathBlock) { v.Moved = 0 }) }},
+		{kind: audit.DeadStray, object: "host 2", change: func() { must(a.pinned("dead").Put(uint32(2), uint32(1))) }},
+		{kind: audit.DeadStray, object: "host 77", change: func() { must(a.pinned("dead").Put(uint32(77), uint32(1))) }},
+		{kind: audit.FenceDiffers, object: "host 1", change: func() { must(a.pinned("fence").Put(uint32(0), bpf.DatapathFence{Closed: 1})) }},
 		{kind: audit.IdentityDiffers, object: "device " + port, change: func() {
 			place := uint32(a.link(port).Attrs().Index)
 			must(a.pinned("ports").Put(place, bpf.DatapathPort{}))
