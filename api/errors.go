@@ -40,6 +40,7 @@ var meanings = []struct {
 	{hwmap.ErrAttached, connect.CodeFailedPrecondition},
 	{hwmap.ErrStandalone, connect.CodeFailedPrecondition},
 	{hwmap.ErrFenced, connect.CodeFailedPrecondition},
+	{hwmap.ErrRemoved, connect.CodeFailedPrecondition},
 	{hwmap.ErrClaimed, connect.CodeFailedPrecondition},
 	{hwmap.ErrSuspect, connect.CodeFailedPrecondition},
 	{audit.ErrForeign, connect.CodeFailedPrecondition},

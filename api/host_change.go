@@ -26,6 +26,17 @@ func (s *hostServer) UncordonHost(ctx context.Context, r *connect.Request[ip6dv1
 	return connect.NewResponse(&ip6dv1.UncordonHostResponse{Host: h}), nil
 }
 
+func (s *hostServer) RemoveHost(ctx context.Context, r *connect.Request[ip6dv1.RemoveHostRequest]) (*connect.Response[ip6dv1.RemoveHostResponse], error) {
+	id, err := s.Map.FindHost(r.Msg.Host)
+	if err == nil {
+		err = s.Map.Remove(ctx, id)
+	}
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.RemoveHostResponse{Host: uint32(id)}), nil
+}
+
 func (s *hostServer) HandOverBlocks(ctx context.Context, r *connect.Request[ip6dv1.HandOverBlocksRequest]) (*connect.Response[ip6dv1.HandOverBlocksResponse], error) {
 	var to addr.Host // whoever has the fewest
 	if r.Msg.To != "" {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -49,12 +50,24 @@ func TestBlocksAreHandedOverThroughTheirHome(t *testing.T) {
 	if h := call(t, first.Hosts.GetHost, &ip6dv1.GetHostRequest{Host: "2"}).Host; len(h.Blocks) != 2 {
 		t.Errorf("host 2: %v", h)
 	}
+	// And nothing keeps it in the fleet any more.
+	if text := refused(t, connect.CodeFailedPrecondition, second.Hosts.RemoveHost, &ip6dv1.RemoveHostRequest{Host: "host2"}); !strings.Contains(text, "home of 2 blocks (0, 1)") {
+		t.Errorf("the refusal does not say what points at host 2: %s", text)
+	}
+	if r := call(t, second.Hosts.RemoveHost, &ip6dv1.RemoveHostRequest{Host: "host1"}); r.Host != 1 {
+		t.Errorf("removed: %v", r)
+	}
+	eventually(t, "host 1 has learned that it was removed", func() bool {
+		return strings.Contains(call(t, first.Hosts.GetStatus, &ip6dv1.GetStatusRequest{}).StoreError, "ip6d host join")
+	})
+	refused(t, connect.CodeNotFound, second.Hosts.RemoveHost, &ip6dv1.RemoveHostRequest{Host: "1"})
 }
 
 func TestAHostThatIsNotThereIsNotFound(t *testing.T) {
 	d := newDaemon(t, 1, database(t))
 	for _, host := range []string{"9", "host9", ""} {
 		refused(t, connect.CodeNotFound, d.Hosts.CordonHost, &ip6dv1.CordonHostRequest{Host: host})
+		refused(t, connect.CodeNotFound, d.Hosts.RemoveHost, &ip6dv1.RemoveHostRequest{Host: host})
 		refused(t, connect.CodeNotFound, d.Hosts.UncordonHost, &ip6dv1.UncordonHostRequest{Host: host})
 		refused(t, connect.CodeNotFound, d.Hosts.GetHost, &ip6dv1.GetHostRequest{Host: host})
 	}

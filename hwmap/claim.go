@@ -152,7 +152,7 @@ func (m *Map) claimGrounds(ctx context.Context, wanted Local, s stored) (g groun
 		}
 		g.epoch, g.owner = max(g.epoch, r.Epoch), r.Host
 	}
-	self, err := m.member(s.self)
+	self, err := m.readMember(s.self)
 	if err != nil {
 		return g, err
 	}

@@ -37,8 +37,7 @@ func (m *Map) DeclareDead(ctx context.Context, id addr.Host, force bool) (Host, 
 		}
 		now := h
 		now.State, now.Deaths = Dead, h.Deaths+1
-		now, err = m.writeHost(ctx, e, h, now, silent...)
-		if !errors.Is(err, ErrConflict) {
+		if _, err = m.writeHost(ctx, e, h, now, silent...); !errors.Is(err, ErrConflict) {
 			return now, err
 		}
 	}

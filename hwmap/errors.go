@@ -73,6 +73,9 @@ var (
 	// ErrClaimed: another server claimed the host id.
 	ErrClaimed = errors.New("host id is claimed by another server")
 
+	// ErrRemoved: an operator removed this host from the fleet.
+	ErrRemoved = errors.New("this host was removed from the fleet")
+
 	// ErrNotOwner: the host's database was made under other settings: another host, cell, prefixes or cluster.
 	ErrNotOwner = errors.New("this host's database is not of these settings")
 

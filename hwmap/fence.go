@@ -82,6 +82,9 @@ func (m *Map) restoreFence(ctx context.Context) error {
 		}
 	}
 	_, own, err := m.readHost(ctx, m.Self.ID)
+	if errors.Is(err, ErrUnknownHost) && m.known {
+		return m.closeUnlisted(ctx)
+	}
 	if err != nil {
 		// A new host has no record, and what else is wrong with it joining says.
 		m.Logger.Debug("own record not read before the start", "error", err)
@@ -126,6 +129,20 @@ func (m *Map) close(ctx context.Context) error {
 		return fmt.Errorf("stop this host, which was declared dead: %w", err)
 	}
 	return nil
+}
+
+// closeUnlisted closes the datapath of a host that was a member, and of which the store has no record: it may have been dead,
+// and removed since. When it is a member again, its machines are compared with the store as after a revival.
+func (m *Map) closeUnlisted(ctx context.Context) error {
+	unlock, err := m.fence.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if m.fence.closed {
+		return nil
+	}
+	return m.close(ctx)
 }
 
 // heedBatch is heedOwn for records of which this host's own may be one.

@@ -12,8 +12,9 @@ import (
 // that disagrees with the store's meta, or whose id another server claimed, writes nothing.
 type gate struct {
 	Store
-	mu  sync.Mutex // guards why
-	why error      // nothing is written for this reason; nil: open
+	mu     sync.Mutex    // guards all below
+	why    error         // nothing is written for this reason; nil: open
+	closed chan struct{} // closed when the gate is; nil while it has not been open
 }
 
 var errNotJoined = errors.New("this host has not joined the fleet since it started")
@@ -22,6 +23,12 @@ var errNotJoined = errors.New("this host has not joined the fleet since it start
 func (g *gate) set(why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	switch {
+	case g.why != nil && why == nil:
+		g.closed = make(chan struct{})
+	case g.why == nil && why != nil:
+		close(g.closed)
+	}
 	g.why = why
 }
 
@@ -46,5 +53,17 @@ func (g *gate) Hold(ctx context.Context, key Key, value []byte, ttl time.Duratio
 	if err := g.check(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.mu.Lock()
+	closed := g.closed
+	g.mu.Unlock()
+	go func() { // a host that is no member any more holds no key either
+		select {
+		case <-closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	return g.Store.Hold(ctx, key, value, ttl)
 }

@@ -155,7 +155,7 @@ func (m *Map) handOverBlock(ctx context.Context, block addr.Block, to addr.Host)
 
 // maySendBlocks refuses to hand blocks over while this host, whose record e is, might issue ids of them.
 func (m *Map) maySendBlocks(e Entry) error {
-	h, err := m.member(e)
+	h, err := m.readMember(e)
 	if err != nil {
 		return err
 	}

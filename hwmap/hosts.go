@@ -80,41 +80,44 @@ func (m *Map) changeHost(ctx context.Context, id addr.Host, next func(Host) (Hos
 		if err != nil || state == h.State {
 			return h, err
 		}
-		now, err := m.writeState(ctx, e, h, state)
-		switch {
+		switch _, err := m.writeState(ctx, e, h, state); {
 		case errors.Is(err, ErrConflict): // somebody else changed it: see to what
 			continue
 		case err != nil:
 			return Host{}, err
 		}
-		return now, nil
+		h.State = state
+		return h, nil
 	}
 }
 
-// writeState writes a state into a host's record, if that is still as it was read: h is what e says. Errors: those of
-// Store.Commit.
-func (m *Map) writeState(ctx context.Context, e Entry, h Host, state HostState) (Host, error) {
+// writeState writes a state into a host's record, if that is still as it was read: h is what e says. It returns the record as
+// it is then. Errors: those of Store.Commit.
+func (m *Map) writeState(ctx context.Context, e Entry, h Host, state HostState) (Entry, error) {
 	now := h
 	now.State = state
 	return m.writeHost(ctx, e, h, now)
 }
 
 // writeHost is writeState for a record that says now afterwards, and on more conditions.
-func (m *Map) writeHost(ctx context.Context, e Entry, before, now Host, more ...Condition) (Host, error) {
-	value, err := withState(e, before, now)
-	if err != nil {
-		return Host{}, err
+func (m *Map) writeHost(ctx context.Context, e Entry, before, now Host, more ...Condition) (written Entry, err error) {
+	written = e
+	if written.Value, err = withState(e, before, now); err != nil {
+		return Entry{}, err
 	}
-	revision, err := m.Fleet.Commit(ctx, Txn{If: append(more, e.unchanged()), Then: []Write{{Key: e.Key, Value: value}}})
+	written.ModRevision, err = m.Fleet.Commit(ctx, Txn{
+		If:   append(more, e.unchanged()),
+		Then: []Write{{Key: e.Key, Value: written.Value}},
+	})
 	if err != nil {
-		return Host{}, fmt.Errorf("record that host %d is %s: %w", now.ID, now.State, err)
+		return Entry{}, fmt.Errorf("record that host %d is %s: %w", now.ID, now.State, err)
 	}
 	m.Logger.Info("host changed", "host", now.ID, "from", before.State, "to", now.State)
 	if now.State == Joined {
 		// Ids are issued by what the store said until then, all of it: not ahead of the watch.
-		return now, nil
+		return written, nil
 	}
-	return now, m.applyWritten(ctx, []Entry{{Key: e.Key, Value: value, ModRevision: revision}})
+	return written, m.applyWritten(ctx, []Entry{written})
 }
 
 // withState is the record of e, which says before, saying now. What a newer daemon wrote into it, and this one does not

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"ip6d/addr"
@@ -30,93 +31,172 @@ func (m *Map) catchUp(ctx context.Context) (Revision, error) {
 // join checks that the fleet's store agrees with this host's settings, and claims the host's id with its identity. Only
 // then does this host write to the store. Errors: as catchUp.
 func (m *Map) join(ctx context.Context) error {
-	for {
-		err := m.joinOnce(ctx)
-		switch {
-		case err == nil:
-			m.gate.set(nil)
-		case errors.Is(err, ErrConflict): // another host joined at the same time
-			continue
-		case errors.Is(err, ErrDisagree), errors.Is(err, ErrClaimed):
-			m.gate.set(err)
+	o := m.Options
+	o.Fleet = m.gate.Store // past the gate, which this is to open
+	m.mu.Lock()
+	o.Self.Deaths = max(m.fleet.hosts[m.Self.ID].Deaths, m.fence.is.Deaths)
+	m.mu.Unlock()
+	record, err := o.claim(ctx, m.mayRejoin)
+	switch {
+	case err == nil:
+		if err := m.heedOwn(ctx, record); err != nil {
+			return err
 		}
-		return err
+		m.mu.Lock()
+		m.member = true
+		m.mu.Unlock()
+		m.gate.set(nil)
+	case errors.Is(err, ErrDisagree), errors.Is(err, ErrClaimed):
+		m.gate.set(err)
+	case errors.Is(err, ErrRemoved):
+		m.gate.set(err)
+		err = errors.Join(err, m.closeUnlisted(ctx))
+	}
+	return err
+}
+
+// Join makes a host a member of the fleet, also one that was removed: its id is claimed with its identity in the store
+// that is o.Fleet; of o, only Plan, Cell and Self count besides. A host that is a member stays what it is. Its record is
+// returned. Errors: ErrDisagree, ErrClaimed, ErrUnavailable, ErrInDoubt (try again).
+func Join(ctx context.Context, o Options) (Host, error) {
+	return o.claim(ctx, func(_ context.Context, record *Host) error {
+		record.State = Joined
+		return nil
+	})
+}
+
+// claim claims the host's id. unlisted completes the record of a host that has none, or says why it may have none.
+func (o Options) claim(ctx context.Context, unlisted func(context.Context, *Host) error) (Host, error) {
+	for {
+		h, err := o.claimOnce(ctx, unlisted)
+		if !errors.Is(err, ErrConflict) { // another host joined at the same time, or an operator had his say
+			return h, err
+		}
 	}
 }
 
-func (m *Map) joinOnce(ctx context.Context) error {
-	self := hostKey(m.Self.ID)
-	e, err := m.Fleet.Get(ctx, metaKey, self)
+func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *Host) error) (Host, error) {
+	self := hostKey(o.Self.ID)
+	e, err := o.Fleet.Get(ctx, metaKey, self)
 	if err != nil {
-		return fmt.Errorf("join the fleet: %w", err)
+		return Host{}, fmt.Errorf("join the fleet: %w", err)
 	}
-	t := Txn{If: []Condition{{Key: metaKey, ModRevision: e[0].ModRevision}, {Key: self, ModRevision: e[1].ModRevision}}}
+	t := Txn{If: []Condition{e[0].unchanged(), e[1].unchanged()}}
 	meta := Meta{
 		Version: FormatVersion, MinimumReader: FormatVersion,
-		Stable: m.Plan.StablePrefix(), Routing: m.Plan.RoutingPrefix(), Cell: m.Cell,
+		Stable: o.Plan.StablePrefix(), Routing: o.Plan.RoutingPrefix(), Cell: o.Cell,
 		FirstHost: 1, LastHost: math.MaxUint32,
 	}
 	if e[0].Value == nil {
 		t.Then = append(t.Then, Write{Key: metaKey, Value: encode(meta)})
 	} else if meta, err = decode[Meta](e[0]); err != nil {
-		return err
+		return Host{}, err
 	}
-	if err := m.agree(meta); err != nil {
-		return err
+	if err := o.agree(meta); err != nil {
+		return Host{}, err
 	}
-	if err := m.checkIdentity(ctx); err != nil {
-		return err
+	if err := o.checkIdentity(ctx); err != nil {
+		return Host{}, err
 	}
-	record := m.Self
-	record.State, record.Deaths = m.ownState() // of a record that has gone from the store, as it was
+	record := o.Self
 	if e[1].Value != nil {
 		claimed, err := decode[Host](e[1])
 		if err != nil {
-			return err
+			return Host{}, err
 		}
-		if claimed.Identity != m.Self.Identity {
-			return fmt.Errorf("%w: id %d belongs to %q with identity %q, this server's is %q; give this server an id of its own",
-				ErrClaimed, m.Self.ID, claimed.Name, claimed.Identity, m.Self.Identity)
+		if claimed.Identity != o.Self.Identity {
+			return Host{}, fmt.Errorf("%w: id %d belongs to %q with identity %q, this server's is %q; give this server an id of its own",
+				ErrClaimed, o.Self.ID, claimed.Name, claimed.Identity, o.Self.Identity)
 		}
-		record.State, record.Deaths = claimed.State, claimed.Deaths
+		record.State, record.Deaths = claimed.State, max(record.Deaths, claimed.Deaths)
+	} else if err := unlisted(ctx, &record); err != nil {
+		return Host{}, err
 	}
 	if value := encode(record); !bytes.Equal(value, e[1].Value) {
 		t.Then = append(t.Then, Write{Key: self, Value: value})
 	}
 	if len(t.Then) > 0 {
-		// Past the gate, which this is to open.
-		if _, err := m.gate.Store.Commit(ctx, t); err != nil {
-			return fmt.Errorf("claim host id %d: %w", m.Self.ID, err)
+		if _, err := o.Fleet.Commit(ctx, t); err != nil {
+			return Host{}, fmt.Errorf("claim host id %d: %w", o.Self.ID, err)
 		}
 	}
-	return m.heedOwn(ctx, record)
+	return record, nil
 }
 
-// ownState is what this host's record said last: its state, and how often it was declared dead.
-func (m *Map) ownState() (HostState, uint64) {
+// mayRejoin says what the record of this host is to say while the store has none: that it is joined, at its first start; later
+// what it was, for a record that was lost frees nothing. But where the store has nothing that points at it, it was removed.
+// Errors: ErrRemoved, ErrUnavailable.
+func (m *Map) mayRejoin(ctx context.Context, record *Host) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.state, max(m.fleet.hosts[m.Self.ID].Deaths, m.fence.is.Deaths)
+	record.State = m.state
+	member := m.member
+	m.mu.Unlock()
+	if !member {
+		record.State = Joined
+		return nil
+	}
+	held := false
+	var err error
+	if record.State != Removing && record.State != Dead {
+		held, err = m.isHeld(ctx)
+	}
+	if err != nil || held {
+		return err
+	}
+	return fmt.Errorf("%w: the store has no record of host %d, and nothing that points at it; `ip6d host join` on this server makes it a member again",
+		ErrRemoved, m.Self.ID)
+}
+
+// isHeld reports whether the store has something that would be lost with this host: a block or a machine of it; or whether
+// a block that was this host's has gone from the store too. What this host believes itself does not count: it may have been
+// dead for long.
+func (m *Map) isHeld(ctx context.Context) (bool, error) {
+	homes, err := m.homes(ctx)
+	if err != nil || len(homes[m.Self.ID]) > 0 {
+		return true, err
+	}
+	stored := make(map[addr.Block]bool)
+	for _, blocks := range homes {
+		for _, b := range blocks {
+			stored[b] = true
+		}
+	}
+	m.mu.Lock()
+	for _, b := range m.fleet.blocks {
+		if b.Home == m.Self.ID && !stored[b.Block] {
+			m.mu.Unlock()
+			return true, nil
+		}
+	}
+	m.mu.Unlock()
+	machines, _, err := m.Fleet.List(ctx, machinesPrefix)
+	if err != nil {
+		return false, fmt.Errorf("list machines: %w", err)
+	}
+	return slices.ContainsFunc(machines, func(e Entry) bool {
+		r, err := decode[Machine](e)
+		return err == nil && r.Host == m.Self.ID && !r.Destroyed
+	}), nil
 }
 
 // checkIdentity refuses a second id for one server: two hosts of the map would then be one, and each in the other's way.
 // A server that was copied with its keys is none of its own either.
-func (m *Map) checkIdentity(ctx context.Context) error {
-	entries, _, err := m.Fleet.List(ctx, hostsPrefix)
+func (o Options) checkIdentity(ctx context.Context) error {
+	entries, _, err := o.Fleet.List(ctx, hostsPrefix)
 	if err != nil {
 		return fmt.Errorf("list hosts: %w", err)
 	}
 	for _, e := range entries {
 		h, err := decode[Host](e)
-		if err == nil && h.Identity == m.Self.Identity && h.ID != m.Self.ID {
+		if err == nil && h.Identity == o.Self.Identity && h.ID != o.Self.ID {
 			return fmt.Errorf("%w: this server, with identity %q, is host %d already, not %d; correct host, or give this server an identity of its own",
-				ErrClaimed, h.Identity, h.ID, m.Self.ID)
+				ErrClaimed, h.Identity, h.ID, o.Self.ID)
 		}
-		if err == nil && m.Self.PeerKey != "" && h.PeerKey == m.Self.PeerKey && h.ID != m.Self.ID {
+		if err == nil && o.Self.PeerKey != "" && h.PeerKey == o.Self.PeerKey && h.ID != o.Self.ID {
 			return fmt.Errorf("%w: this server's key for other hosts is that of host %d, %q; remove peer.key in state_dir, for a key of its own",
 				ErrClaimed, h.ID, h.Name)
 		}
-		if err == nil && m.Self.WireGuardKey != "" && h.WireGuardKey == m.Self.WireGuardKey && h.ID != m.Self.ID {
+		if err == nil && o.Self.WireGuardKey != "" && h.WireGuardKey == o.Self.WireGuardKey && h.ID != o.Self.ID {
 			return fmt.Errorf("%w: this server's WireGuard key is that of host %d, %q; remove wireguard.key in state_dir, for a key of its own",
 				ErrClaimed, h.ID, h.Name)
 		}
@@ -163,9 +243,12 @@ const aliveFor = 10 * time.Second
 
 // stayAlive holds the one leased key: a hint that this host lives. Losing it deletes nothing.
 func (m *Map) stayAlive(ctx context.Context) error {
+	said := ""
 	for {
-		if err := m.Fleet.Hold(ctx, aliveKey(m.Self.ID), []byte("{}"), aliveFor); err != nil && ctx.Err() == nil {
+		err := m.Fleet.Hold(ctx, aliveKey(m.Self.ID), []byte("{}"), aliveFor)
+		if err != nil && ctx.Err() == nil && (err.Error() != said || m.gate.check() == nil) { // a trouble that lasts is told once
 			m.Logger.Warn("alive key lost", "error", err)
+			said = err.Error()
 		}
 		if err := pause(ctx, retryPause); err != nil {
 			return err
@@ -176,14 +259,21 @@ func (m *Map) stayAlive(ctx context.Context) error {
 // publishApplied publishes what this host has applied, which finish waits for: at most once a second, at once where a
 // machine's owner changed, and a while after any other change of a machine's record.
 func (m *Map) publishApplied(ctx context.Context) error {
+	said := ""
 	for {
 		select {
 		case <-m.appliedWanted:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := m.publishRevision(ctx); err != nil && ctx.Err() == nil {
-			m.Logger.Warn("applied revision not published, trying again", "error", err)
+		err := m.publishRevision(ctx)
+		if err == nil {
+			said = ""
+		} else if ctx.Err() == nil {
+			if err.Error() != said { // a trouble that lasts is told once
+				m.Logger.Warn("applied revision not published, trying again", "error", err)
+				said = err.Error()
+			}
 			wish(m.appliedWanted)
 		}
 		if err := pause(ctx, time.Second); err != nil {
@@ -193,18 +283,21 @@ func (m *Map) publishApplied(ctx context.Context) error {
 }
 
 // publishRevision writes which revision this host's kernel maps reflect. It is conditional like every write: an older one
-// that was long on its way must not take it back.
+// that was long on its way must not take it back, and a host that was removed leaves nothing behind.
 func (m *Map) publishRevision(ctx context.Context) error {
 	key := appliedKey(m.Self.ID)
-	e, err := m.Fleet.Get(ctx, key)
+	e, err := m.Fleet.Get(ctx, key, hostKey(m.Self.ID))
 	if err != nil {
+		return err
+	}
+	if _, err := m.readMember(e[1]); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	revision := m.fleet.revision
 	m.mu.Unlock()
 	_, err = m.Fleet.Commit(ctx, Txn{
-		If:   []Condition{{Key: key, ModRevision: e[0].ModRevision}},
+		If:   []Condition{e[0].unchanged(), e[1].unchanged()},
 		Then: []Write{{Key: key, Value: encode(revision)}},
 	})
 	return err
@@ -228,6 +321,10 @@ func (m *Map) lagging(ctx context.Context, revision Revision) ([]addr.Host, erro
 		n, err := e.Key.number(alivePrefix)
 		if err != nil {
 			return nil, err
+		}
+		// One that is not known here was removed, or joined since, and so has applied what was before.
+		if _, err := m.host(addr.Host(n)); err != nil {
+			continue
 		}
 		if h := addr.Host(n); h != m.Self.ID {
 			hosts, keys = append(hosts, h), append(keys, appliedKey(h))

@@ -146,6 +146,7 @@ type Map struct {
 	database  Database  // the truth's record of itself
 	vouched   bool      // the fleet's store has nothing against the truth
 	history   history
+	member    bool // this host has joined the fleet, now or at an earlier start
 }
 
 // Open restores the map of this host: the truth and the cache into the kernel's maps, adding only. It then joins the
@@ -186,6 +187,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	if m.known, err = CheckOwner(ctx, m.Truth, m.Owner()); err != nil {
 		return nil, err
 	}
+	m.member = m.known
 	if err := m.checkTruth(ctx); err != nil {
 		return nil, fmt.Errorf("compare this host's database with its witnesses: %w", err)
 	}

@@ -2,8 +2,8 @@ package hwmap
 
 import "fmt"
 
-// member reads this host's own record from e. Errors: ErrUnavailable where it is no member of the fleet, ErrClaimed.
-func (m *Map) member(e Entry) (Host, error) {
+// readMember reads this host's own record from e. Errors: ErrUnavailable where it is no member of the fleet, ErrClaimed.
+func (m *Map) readMember(e Entry) (Host, error) {
 	h, err := optional[Host](e)
 	switch {
 	case err != nil:
@@ -16,10 +16,10 @@ func (m *Map) member(e Entry) (Host, error) {
 	return *h, nil
 }
 
-// mayOwn is member for what makes a block or a machine this host's own in the store: that is conditional on e, so that it and
-// the host's removal, or its being declared dead, cannot both win. Errors: as member; ErrState.
+// mayOwn is readMember for what makes a block or a machine this host's own in the store: that is conditional on e, so that it and
+// the host's removal, or its being declared dead, cannot both win. Errors: as readMember; ErrState.
 func (m *Map) mayOwn(e Entry) (Host, error) {
-	h, err := m.member(e)
+	h, err := m.readMember(e)
 	if err == nil && (h.State == Removing || h.State == Dead) {
 		err = fmt.Errorf("%w: this host is %s", ErrState, h.State)
 	}

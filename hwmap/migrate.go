@@ -87,7 +87,15 @@ func (m *Map) publishLeaving(ctx context.Context, l Local) error {
 	if s.record != nil && *s.record == r {
 		return nil
 	}
-	_, err = m.replace(ctx, s, &r)
+	e, target, err := m.readHost(ctx, l.Peer)
+	if err != nil {
+		return err
+	}
+	if target.State != Joined {
+		return fmt.Errorf("%w: host %d is %s and takes no machines", ErrState, target.ID, target.State)
+	}
+	// That the target's record is unchanged: nothing points at a host that is removed at the same time.
+	_, err = m.replace(ctx, s, &r, e.unchanged())
 	return err
 }
 

@@ -27,9 +27,9 @@ func (m *Map) read(ctx context.Context, number addr.Machine) (stored, error) {
 }
 
 // replace makes r the machine's record; nil deletes it. The condition is that it is still as it was read, so whatever is on
-// its way to the store on the same condition has lost when this has won. Errors: those of Store.Commit.
-func (m *Map) replace(ctx context.Context, s stored, r *Machine) (Revision, error) {
-	t := Txn{If: []Condition{s.unchanged()}, Then: []Write{{Key: s.key.Key}}}
+// its way to the store on the same condition has lost when this has won; also adds others. Errors: those of Store.Commit.
+func (m *Map) replace(ctx context.Context, s stored, r *Machine, also ...Condition) (Revision, error) {
+	t := Txn{If: append([]Condition{s.unchanged()}, also...), Then: []Write{{Key: s.key.Key}}}
 	if r != nil {
 		t.Then[0].Value = encode(*r)
 	}

@@ -110,7 +110,7 @@ func (m *Map) writeStoreWitness(ctx context.Context) error {
 	if !vouched || mark.ID == (DatabaseID{}) {
 		return nil
 	}
-	e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID))
+	e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID), hostKey(m.Self.ID))
 	if err != nil {
 		return err
 	}
@@ -126,12 +126,17 @@ func (m *Map) writeStoreWitness(ctx context.Context) error {
 			return nil
 		}
 	}
-	return m.putStoreWitness(ctx, e[0], mark)
+	return m.putStoreWitness(ctx, e[0], e[1], mark)
 }
 
-func (m *Map) putStoreWitness(ctx context.Context, now Entry, mark Mark) error {
+// putStoreWitness replaces the witness, now, while this host's own record is as it was read: a host that was removed leaves
+// nothing behind.
+func (m *Map) putStoreWitness(ctx context.Context, now, self Entry, mark Mark) error {
+	if _, err := m.readMember(self); err != nil {
+		return err
+	}
 	_, err := m.Fleet.Commit(ctx, Txn{
-		If:   []Condition{{Key: now.Key, ModRevision: now.ModRevision}},
+		If:   []Condition{now.unchanged(), self.unchanged()},
 		Then: []Write{{Key: now.Key, Value: encode(StoreWitness{Mark: mark})}},
 	})
 	return err
@@ -143,9 +148,9 @@ func (m *Map) beginStoreWitness(ctx context.Context, mark Mark) error {
 		return nil
 	}
 	for {
-		e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID))
+		e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID), hostKey(m.Self.ID))
 		if err == nil {
-			err = m.putStoreWitness(ctx, e[0], mark)
+			err = m.putStoreWitness(ctx, e[0], e[1], mark)
 		}
 		if err == nil {
 			m.mu.Lock()

@@ -41,6 +41,7 @@ func TestCommandsAnswerInJSON(t *testing.T) {
 		{"host show host2", host2JSON},
 		{"host cordon host2", `{"host":2,"name":"host2","identity":"two","state":"cordoned","prefix":"fdab:0:2::/48","blocks":[],"self":false}`},
 		{"host uncordon 2", host2JSON},
+		{"host remove host2", `{"host":2,"removed":true}`},
 		{"db accept", `{"reason":"it is older","frozen_blocks":[0,1],"ended_machines":[]}`},
 		{"status", `{"version":"v1","host":` + host1JSON + `,"standalone":false,"endpoints":["http://[fd00::ffff]:2379"],"following":false,"revision":7,"store_error":"store unreachable","machines":{"away":1,"here":3},"in_doubt":["web1"],"ids_free":200,"drops":{"not_here":9007199254740993},"firewall":["rule 1 stops errors"],"maps":{"blocks":{"entries":1,"size":2},"moved":{"entries":3,"size":512}}}`},
 	} {
@@ -72,6 +73,7 @@ func TestCommandsAnswerInText(t *testing.T) {
 		{"host list", []string{"1     host1  joined  fd00::1   fdab:0:1::/48  4       yes", "2     host2  joined  fd00::2   fdab:0:2::/48  0       -"}},
 		{"host show host1", []string{"underlay   fd00::2"}},
 		{"host cordon host2", []string{"state      cordoned"}},
+		{"host remove 2", []string{"state  removed"}},
 		{"status", []string{"block ids  0-2, 4", "lost at revision 7: store unreachable", "1 away, 3 here", "in doubt   web1", "9007199254740993 not_here", "blocks 1 of 2, moved 3 of 512"}},
 	} {
 		got := runLine(t, "", append([]string{"--socket", socket}, strings.Fields(c.line)...)...)
@@ -126,6 +128,8 @@ func TestACommandLineThatCannotBeMeantIsUsage(t *testing.T) {
 		{"migrate finish web1 --timeout 0s", "must be above zero"},
 		{"serve --host 0", `host "0": must be a number from 1 to 4294967295`},
 		{"serve --store-endpoints http://a:1", "each host of a fleet needs a hardware id of its own"},
+		{"host join", "a standalone host has no fleet"},
+		{"host join --store-endpoints http://a:1", "each host of a fleet needs a hardware id of its own"},
 		{"serve now", `unknown command "now"`},
 	} {
 		got := runLine(t, "", append([]string{"--socket", "/nowhere"}, strings.Fields(c.line)...)...)

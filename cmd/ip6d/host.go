@@ -16,8 +16,17 @@ func newHostCommand(c *cli) *cobra.Command {
 		Use:   "host",
 		Short: "Tell about the hosts of the fleet, and say what may be done with them",
 	}
-	command.AddCommand(newHostListCommand(c), newHostShowCommand(c), newHostCordonCommand(c), newHostUncordonCommand(c),
-		newHostDeadCommand(c), newHostReviveCommand(c), newHostAdoptCommand(c))
+	command.AddCommand(
+		newHostListCommand(c),
+		newHostShowCommand(c),
+		newHostJoinCommand(c),
+		newHostCordonCommand(c),
+		newHostUncordonCommand(c),
+		newHostRemoveCommand(c),
+		newHostDeadCommand(c),
+		newHostReviveCommand(c),
+		newHostAdoptCommand(c),
+	)
 	return command
 }
 

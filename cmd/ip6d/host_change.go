@@ -44,6 +44,36 @@ func newHostUncordonCommand(c *cli) *cobra.Command {
 	}
 }
 
+// removedAnswer is the answer of `host remove`.
+type removedAnswer struct {
+	Host    uint32 `json:"host"`
+	Removed bool   `json:"removed"`
+}
+
+func newHostRemoveCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove HOST",
+		Short: "Take a host out of the fleet, once nothing points at it",
+		Long: `Take a host out of the fleet, once nothing points at it: it is home of no block, and no machine is on it or moves there.
+Refused, it says what does, and leaves the host as it was.
+
+HOST is a name or an id. A removed host does not come back by itself: ip6d host join on it makes it a member again.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.RemoveHostRequest, ip6dv1.RemoveHostResponse] {
+				return a.Hosts.RemoveHost
+			}, &ip6dv1.RemoveHostRequest{Host: args[0]})
+			if err != nil {
+				return err
+			}
+			return c.print(removedAnswer{r.Host, true}, func(t *table) {
+				t.row("host", r.Host)
+				t.row("state", "removed")
+			})
+		},
+	}
+}
+
 // printHost prints one host.
 func (c *cli) printHost(h *ip6dv1.Host) error {
 	a := newHostAnswer(h)

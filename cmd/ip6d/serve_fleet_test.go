@@ -9,7 +9,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"ip6d/config"
 	"ip6d/host/netns"
+	"ip6d/hwmap"
+	"ip6d/hwmap/etcd"
 	"ip6d/hwmap/etcd/etcdproc"
 	"ip6d/nat"
 )
@@ -141,4 +144,50 @@ func TestASecondServerWithTheSameIDIsRefusedAndLeavesNothing(t *testing.T) {
 	if said := second.fails(second.command(second.serveArgs(fleetArgs(server, "--identity", "test", "--cell", "2")...)...)); !strings.Contains(said, "cell is 1") {
 		t.Errorf("with another cell it says %q", said)
 	}
+}
+
+func TestAHostJoinsByACommandAndOnceRemovedByThatAlone(t *testing.T) {
+	server, here := newFleet(t)
+	h := newTestHostIn(t, here)
+	args := func(more ...string) []string {
+		return append([]string{"host", "join", "-o", "json", "--state-dir", h.state(), "--name", "host1", "--identity", "test"}, fleetArgs(server, more...)...)
+	}
+	for range 2 {
+		got := runLine(t, "", args()...)
+		if want := `{"host":1,"name":"host1","identity":"test","state":"joined"}` + "\n"; got.status != exitOK || got.stdout != want {
+			t.Fatalf("host join: %+v, want %s", got, want)
+		}
+	}
+	got := runLine(t, "", args("--identity", "another", "--name", "host9")...)
+	if got.status != exitError || !strings.Contains(got.stderr, `"host1"`) || !strings.Contains(got.stderr, `"another"`) {
+		t.Errorf("a second claimant: %+v", got)
+	}
+	checkOneLine(t, got)
+
+	// With nothing that points at it, and nothing that it has leased.
+	store, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{server.Endpoint()}, Cluster: config.DefaultCluster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	h.start(fleetArgs(server)...)
+	if status := h.signal(unix.SIGTERM); status != exitOK {
+		t.Errorf("exit status %d after SIGTERM, want 0", status)
+	}
+	if _, err := store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{
+		{Key: "map/hosts/1"}, {Key: "applied/1"}, {Key: "witness/1"},
+		{Key: "map/blocks/0", Value: []byte(`{"block":0,"home":2,"epoch":2}`)},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if said := h.fails(h.command(h.serveArgs(fleetArgs(server)...)...)); !strings.Contains(said, "ip6d host join") {
+		t.Errorf("a removed host starts, and says %q", said)
+	}
+	if got := runLine(t, "", args()...); got.status != exitOK {
+		t.Fatalf("host join of a removed host: %+v", got)
+	}
+	h.start(fleetArgs(server)...)
+	h.eventually("it carries packets again", func() bool {
+		return runLine(t, "", "--socket", h.socket(), "machine", "create", "a", "--network", "1").status == exitOK
+	})
 }

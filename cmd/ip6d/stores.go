@@ -45,7 +45,7 @@ func (d *daemon) openStores(ctx context.Context) error {
 		d.fleet = opened
 		return nil
 	}
-	if d.identity, err = certificate.LoadIdentity(filepath.Join(d.config.StateDir, "peer.key")); err != nil {
+	if err := d.loadIdentity(); err != nil {
 		return err
 	}
 	if opened, err = d.openDatabase(cache); err != nil {
@@ -53,6 +53,12 @@ func (d *daemon) openStores(ctx context.Context) error {
 	}
 	d.cache = opened
 	return nil
+}
+
+// loadIdentity reads the key by which other hosts know this one, or makes it.
+func (d *daemon) loadIdentity() (err error) {
+	d.identity, err = certificate.LoadIdentity(filepath.Join(d.config.StateDir, "peer.key"))
+	return err
 }
 
 // openDatabase opens the database of that name in the state directory, which the daemon then takes care of.

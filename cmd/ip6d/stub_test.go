@@ -109,6 +109,10 @@ func (s *stub) CordonHost(_ context.Context, q *connect.Request[ip6dv1.CordonHos
 	return reply(s, q, &ip6dv1.CordonHostResponse{Host: &ip6dv1.Host{Host: 2, Name: "host2", Identity: "two", State: "cordoned", Prefix: "fdab:0:2::/48"}})
 }
 
+func (s *stub) RemoveHost(_ context.Context, q *connect.Request[ip6dv1.RemoveHostRequest]) (*connect.Response[ip6dv1.RemoveHostResponse], error) {
+	return reply(s, q, &ip6dv1.RemoveHostResponse{Host: 2})
+}
+
 func (s *stub) UncordonHost(_ context.Context, q *connect.Request[ip6dv1.UncordonHostRequest]) (*connect.Response[ip6dv1.UncordonHostResponse], error) {
 	return reply(s, q, &ip6dv1.UncordonHostResponse{Host: hosts[1]})
 }

@@ -480,6 +480,96 @@ func (x *UncordonHostResponse) GetHost() *Host {
 	return nil
 }
 
+type RemoveHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name, or an id in decimal.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHostRequest) Reset() {
+	*x = RemoveHostRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostRequest) ProtoMessage() {}
+
+func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
+func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RemoveHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type RemoveHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the host that was removed.
+	Host          uint32 `protobuf:"varint,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHostResponse) Reset() {
+	*x = RemoveHostResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostResponse) ProtoMessage() {}
+
+func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
+func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RemoveHostResponse) GetHost() uint32 {
+	if x != nil {
+		return x.Host
+	}
+	return 0
+}
+
 type HandOverBlocksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new home, a name or an id in decimal; empty: for each block, the host that has the fewest.
@@ -490,7 +580,7 @@ type HandOverBlocksRequest struct {
 
 func (x *HandOverBlocksRequest) Reset() {
 	*x = HandOverBlocksRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +592,7 @@ func (x *HandOverBlocksRequest) String() string {
 func (*HandOverBlocksRequest) ProtoMessage() {}
 
 func (x *HandOverBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[9]
+	mi := &file_ip6d_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +605,7 @@ func (x *HandOverBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverBlocksRequest.ProtoReflect.Descriptor instead.
 func (*HandOverBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HandOverBlocksRequest) GetTo() string {
@@ -536,7 +626,7 @@ type HandedOverBlock struct {
 
 func (x *HandedOverBlock) Reset() {
 	*x = HandedOverBlock{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +638,7 @@ func (x *HandedOverBlock) String() string {
 func (*HandedOverBlock) ProtoMessage() {}
 
 func (x *HandedOverBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[10]
+	mi := &file_ip6d_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +651,7 @@ func (x *HandedOverBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandedOverBlock.ProtoReflect.Descriptor instead.
 func (*HandedOverBlock) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HandedOverBlock) GetBlock() uint32 {
@@ -588,7 +678,7 @@ type HandOverBlocksResponse struct {
 
 func (x *HandOverBlocksResponse) Reset() {
 	*x = HandOverBlocksResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +690,7 @@ func (x *HandOverBlocksResponse) String() string {
 func (*HandOverBlocksResponse) ProtoMessage() {}
 
 func (x *HandOverBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[11]
+	mi := &file_ip6d_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +703,7 @@ func (x *HandOverBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverBlocksResponse.ProtoReflect.Descriptor instead.
 func (*HandOverBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HandOverBlocksResponse) GetBlocks() []*HandedOverBlock {
@@ -635,7 +725,7 @@ type DeclareHostDeadRequest struct {
 
 func (x *DeclareHostDeadRequest) Reset() {
 	*x = DeclareHostDeadRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +737,7 @@ func (x *DeclareHostDeadRequest) String() string {
 func (*DeclareHostDeadRequest) ProtoMessage() {}
 
 func (x *DeclareHostDeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[12]
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +750,7 @@ func (x *DeclareHostDeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareHostDeadRequest.ProtoReflect.Descriptor instead.
 func (*DeclareHostDeadRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeclareHostDeadRequest) GetHost() string {
@@ -687,7 +777,7 @@ type DeclareHostDeadResponse struct {
 
 func (x *DeclareHostDeadResponse) Reset() {
 	*x = DeclareHostDeadResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +789,7 @@ func (x *DeclareHostDeadResponse) String() string {
 func (*DeclareHostDeadResponse) ProtoMessage() {}
 
 func (x *DeclareHostDeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[13]
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +802,7 @@ func (x *DeclareHostDeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareHostDeadResponse.ProtoReflect.Descriptor instead.
 func (*DeclareHostDeadResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeclareHostDeadResponse) GetHost() *Host {
@@ -732,7 +822,7 @@ type ReviveHostRequest struct {
 
 func (x *ReviveHostRequest) Reset() {
 	*x = ReviveHostRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +834,7 @@ func (x *ReviveHostRequest) String() string {
 func (*ReviveHostRequest) ProtoMessage() {}
 
 func (x *ReviveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +847,7 @@ func (x *ReviveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviveHostRequest.ProtoReflect.Descriptor instead.
 func (*ReviveHostRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReviveHostRequest) GetHost() string {
@@ -777,7 +867,7 @@ type ReviveHostResponse struct {
 
 func (x *ReviveHostResponse) Reset() {
 	*x = ReviveHostResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +879,7 @@ func (x *ReviveHostResponse) String() string {
 func (*ReviveHostResponse) ProtoMessage() {}
 
 func (x *ReviveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +892,7 @@ func (x *ReviveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviveHostResponse.ProtoReflect.Descriptor instead.
 func (*ReviveHostResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReviveHostResponse) GetHost() *Host {
@@ -824,7 +914,7 @@ type AdoptBlocksRequest struct {
 
 func (x *AdoptBlocksRequest) Reset() {
 	*x = AdoptBlocksRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +926,7 @@ func (x *AdoptBlocksRequest) String() string {
 func (*AdoptBlocksRequest) ProtoMessage() {}
 
 func (x *AdoptBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +939,7 @@ func (x *AdoptBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptBlocksRequest.ProtoReflect.Descriptor instead.
 func (*AdoptBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AdoptBlocksRequest) GetFrom() string {
@@ -878,7 +968,7 @@ type AdoptBlocksResponse struct {
 
 func (x *AdoptBlocksResponse) Reset() {
 	*x = AdoptBlocksResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +980,7 @@ func (x *AdoptBlocksResponse) String() string {
 func (*AdoptBlocksResponse) ProtoMessage() {}
 
 func (x *AdoptBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +993,7 @@ func (x *AdoptBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptBlocksResponse.ProtoReflect.Descriptor instead.
 func (*AdoptBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AdoptBlocksResponse) GetBlocks() []uint32 {
@@ -932,7 +1022,7 @@ type UnfreezeBlocksRequest struct {
 
 func (x *UnfreezeBlocksRequest) Reset() {
 	*x = UnfreezeBlocksRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1034,7 @@ func (x *UnfreezeBlocksRequest) String() string {
 func (*UnfreezeBlocksRequest) ProtoMessage() {}
 
 func (x *UnfreezeBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1047,7 @@ func (x *UnfreezeBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeBlocksRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UnfreezeBlocksRequest) GetHost() string {
@@ -984,7 +1074,7 @@ type UnfreezeBlocksResponse struct {
 
 func (x *UnfreezeBlocksResponse) Reset() {
 	*x = UnfreezeBlocksResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1086,7 @@ func (x *UnfreezeBlocksResponse) String() string {
 func (*UnfreezeBlocksResponse) ProtoMessage() {}
 
 func (x *UnfreezeBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1099,7 @@ func (x *UnfreezeBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeBlocksResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnfreezeBlocksResponse) GetBlocks() []uint32 {
@@ -1027,7 +1117,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[20]
+	mi := &file_ip6d_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1129,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[20]
+	mi := &file_ip6d_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1142,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 // Drop is one reason why packets were dropped.
@@ -1068,7 +1158,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[21]
+	mi := &file_ip6d_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1170,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[21]
+	mi := &file_ip6d_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1183,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Drop) GetReason() string {
@@ -1125,7 +1215,7 @@ type GetDropsRequest struct {
 
 func (x *GetDropsRequest) Reset() {
 	*x = GetDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[22]
+	mi := &file_ip6d_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1227,7 @@ func (x *GetDropsRequest) String() string {
 func (*GetDropsRequest) ProtoMessage() {}
 
 func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[22]
+	mi := &file_ip6d_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1240,7 @@ func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
 func (*GetDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 type GetDropsResponse struct {
@@ -1165,7 +1255,7 @@ type GetDropsResponse struct {
 
 func (x *GetDropsResponse) Reset() {
 	*x = GetDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[23]
+	mi := &file_ip6d_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1267,7 @@ func (x *GetDropsResponse) String() string {
 func (*GetDropsResponse) ProtoMessage() {}
 
 func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[23]
+	mi := &file_ip6d_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1280,7 @@ func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
 func (*GetDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetDropsResponse) GetDrops() []*Drop {
@@ -1221,7 +1311,7 @@ type MonitorDropsRequest struct {
 
 func (x *MonitorDropsRequest) Reset() {
 	*x = MonitorDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[24]
+	mi := &file_ip6d_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1323,7 @@ func (x *MonitorDropsRequest) String() string {
 func (*MonitorDropsRequest) ProtoMessage() {}
 
 func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[24]
+	mi := &file_ip6d_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1336,7 @@ func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MonitorDropsRequest) GetReasons() []string {
@@ -1283,7 +1373,7 @@ type MonitorDropsResponse struct {
 
 func (x *MonitorDropsResponse) Reset() {
 	*x = MonitorDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[25]
+	mi := &file_ip6d_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1385,7 @@ func (x *MonitorDropsResponse) String() string {
 func (*MonitorDropsResponse) ProtoMessage() {}
 
 func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[25]
+	mi := &file_ip6d_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1398,7 @@ func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MonitorDropsResponse) GetDrop() *DropEvent {
@@ -1340,7 +1430,7 @@ type MissedDrops struct {
 
 func (x *MissedDrops) Reset() {
 	*x = MissedDrops{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[26]
+	mi := &file_ip6d_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1442,7 @@ func (x *MissedDrops) String() string {
 func (*MissedDrops) ProtoMessage() {}
 
 func (x *MissedDrops) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[26]
+	mi := &file_ip6d_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1455,7 @@ func (x *MissedDrops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissedDrops.ProtoReflect.Descriptor instead.
 func (*MissedDrops) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MissedDrops) GetSampled() uint64 {
@@ -1416,7 +1506,7 @@ type DropEvent struct {
 
 func (x *DropEvent) Reset() {
 	*x = DropEvent{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[27]
+	mi := &file_ip6d_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1518,7 @@ func (x *DropEvent) String() string {
 func (*DropEvent) ProtoMessage() {}
 
 func (x *DropEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[27]
+	mi := &file_ip6d_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1531,7 @@ func (x *DropEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropEvent.ProtoReflect.Descriptor instead.
 func (*DropEvent) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{27}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DropEvent) GetTime() *timestamppb.Timestamp {
@@ -1555,7 +1645,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[28]
+	mi := &file_ip6d_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1657,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[28]
+	mi := &file_ip6d_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1670,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -1715,7 +1805,7 @@ type MapFill struct {
 
 func (x *MapFill) Reset() {
 	*x = MapFill{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[29]
+	mi := &file_ip6d_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1817,7 @@ func (x *MapFill) String() string {
 func (*MapFill) ProtoMessage() {}
 
 func (x *MapFill) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[29]
+	mi := &file_ip6d_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1830,7 @@ func (x *MapFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapFill.ProtoReflect.Descriptor instead.
 func (*MapFill) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MapFill) GetMap() string {
@@ -1793,6 +1883,10 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"9\n" +
 	"\x14UncordonHostResponse\x12!\n" +
 	"\x04host\x18\x01 \x01(\v2\r.ip6d.v1.HostR\x04host\"'\n" +
+	"\x11RemoveHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"(\n" +
+	"\x12RemoveHostResponse\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\rR\x04host\"'\n" +
 	"\x15HandOverBlocksRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\";\n" +
 	"\x0fHandedOverBlock\x12\x14\n" +
@@ -1883,13 +1977,15 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\aMapFill\x12\x10\n" +
 	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size2\x9d\a\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\xe4\a\n" +
 	"\vHostService\x12G\n" +
 	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\n" +
 	"CordonHost\x12\x1a.ip6d.v1.CordonHostRequest\x1a\x1b.ip6d.v1.CordonHostResponse\x12K\n" +
-	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12Q\n" +
+	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12E\n" +
+	"\n" +
+	"RemoveHost\x12\x1a.ip6d.v1.RemoveHostRequest\x1a\x1b.ip6d.v1.RemoveHostResponse\x12Q\n" +
 	"\x0eHandOverBlocks\x12\x1e.ip6d.v1.HandOverBlocksRequest\x1a\x1f.ip6d.v1.HandOverBlocksResponse\x12T\n" +
 	"\x0fDeclareHostDead\x12\x1f.ip6d.v1.DeclareHostDeadRequest\x1a .ip6d.v1.DeclareHostDeadResponse\x12E\n" +
 	"\n" +
@@ -1912,7 +2008,7 @@ func file_ip6d_v1_host_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_host_proto_rawDescData
 }
 
-var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_ip6d_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                    // 0: ip6d.v1.Host
 	(*ListHostsRequest)(nil),        // 1: ip6d.v1.ListHostsRequest
@@ -1923,73 +2019,77 @@ var file_ip6d_v1_host_proto_goTypes = []any{
 	(*CordonHostResponse)(nil),      // 6: ip6d.v1.CordonHostResponse
 	(*UncordonHostRequest)(nil),     // 7: ip6d.v1.UncordonHostRequest
 	(*UncordonHostResponse)(nil),    // 8: ip6d.v1.UncordonHostResponse
-	(*HandOverBlocksRequest)(nil),   // 9: ip6d.v1.HandOverBlocksRequest
-	(*HandedOverBlock)(nil),         // 10: ip6d.v1.HandedOverBlock
-	(*HandOverBlocksResponse)(nil),  // 11: ip6d.v1.HandOverBlocksResponse
-	(*DeclareHostDeadRequest)(nil),  // 12: ip6d.v1.DeclareHostDeadRequest
-	(*DeclareHostDeadResponse)(nil), // 13: ip6d.v1.DeclareHostDeadResponse
-	(*ReviveHostRequest)(nil),       // 14: ip6d.v1.ReviveHostRequest
-	(*ReviveHostResponse)(nil),      // 15: ip6d.v1.ReviveHostResponse
-	(*AdoptBlocksRequest)(nil),      // 16: ip6d.v1.AdoptBlocksRequest
-	(*AdoptBlocksResponse)(nil),     // 17: ip6d.v1.AdoptBlocksResponse
-	(*UnfreezeBlocksRequest)(nil),   // 18: ip6d.v1.UnfreezeBlocksRequest
-	(*UnfreezeBlocksResponse)(nil),  // 19: ip6d.v1.UnfreezeBlocksResponse
-	(*GetStatusRequest)(nil),        // 20: ip6d.v1.GetStatusRequest
-	(*Drop)(nil),                    // 21: ip6d.v1.Drop
-	(*GetDropsRequest)(nil),         // 22: ip6d.v1.GetDropsRequest
-	(*GetDropsResponse)(nil),        // 23: ip6d.v1.GetDropsResponse
-	(*MonitorDropsRequest)(nil),     // 24: ip6d.v1.MonitorDropsRequest
-	(*MonitorDropsResponse)(nil),    // 25: ip6d.v1.MonitorDropsResponse
-	(*MissedDrops)(nil),             // 26: ip6d.v1.MissedDrops
-	(*DropEvent)(nil),               // 27: ip6d.v1.DropEvent
-	(*GetStatusResponse)(nil),       // 28: ip6d.v1.GetStatusResponse
-	(*MapFill)(nil),                 // 29: ip6d.v1.MapFill
-	nil,                             // 30: ip6d.v1.GetStatusResponse.MachinesEntry
-	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
+	(*RemoveHostRequest)(nil),       // 9: ip6d.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),      // 10: ip6d.v1.RemoveHostResponse
+	(*HandOverBlocksRequest)(nil),   // 11: ip6d.v1.HandOverBlocksRequest
+	(*HandedOverBlock)(nil),         // 12: ip6d.v1.HandedOverBlock
+	(*HandOverBlocksResponse)(nil),  // 13: ip6d.v1.HandOverBlocksResponse
+	(*DeclareHostDeadRequest)(nil),  // 14: ip6d.v1.DeclareHostDeadRequest
+	(*DeclareHostDeadResponse)(nil), // 15: ip6d.v1.DeclareHostDeadResponse
+	(*ReviveHostRequest)(nil),       // 16: ip6d.v1.ReviveHostRequest
+	(*ReviveHostResponse)(nil),      // 17: ip6d.v1.ReviveHostResponse
+	(*AdoptBlocksRequest)(nil),      // 18: ip6d.v1.AdoptBlocksRequest
+	(*AdoptBlocksResponse)(nil),     // 19: ip6d.v1.AdoptBlocksResponse
+	(*UnfreezeBlocksRequest)(nil),   // 20: ip6d.v1.UnfreezeBlocksRequest
+	(*UnfreezeBlocksResponse)(nil),  // 21: ip6d.v1.UnfreezeBlocksResponse
+	(*GetStatusRequest)(nil),        // 22: ip6d.v1.GetStatusRequest
+	(*Drop)(nil),                    // 23: ip6d.v1.Drop
+	(*GetDropsRequest)(nil),         // 24: ip6d.v1.GetDropsRequest
+	(*GetDropsResponse)(nil),        // 25: ip6d.v1.GetDropsResponse
+	(*MonitorDropsRequest)(nil),     // 26: ip6d.v1.MonitorDropsRequest
+	(*MonitorDropsResponse)(nil),    // 27: ip6d.v1.MonitorDropsResponse
+	(*MissedDrops)(nil),             // 28: ip6d.v1.MissedDrops
+	(*DropEvent)(nil),               // 29: ip6d.v1.DropEvent
+	(*GetStatusResponse)(nil),       // 30: ip6d.v1.GetStatusResponse
+	(*MapFill)(nil),                 // 31: ip6d.v1.MapFill
+	nil,                             // 32: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
 }
 var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
 	0,  // 1: ip6d.v1.GetHostResponse.host:type_name -> ip6d.v1.Host
 	0,  // 2: ip6d.v1.CordonHostResponse.host:type_name -> ip6d.v1.Host
 	0,  // 3: ip6d.v1.UncordonHostResponse.host:type_name -> ip6d.v1.Host
-	10, // 4: ip6d.v1.HandOverBlocksResponse.blocks:type_name -> ip6d.v1.HandedOverBlock
+	12, // 4: ip6d.v1.HandOverBlocksResponse.blocks:type_name -> ip6d.v1.HandedOverBlock
 	0,  // 5: ip6d.v1.DeclareHostDeadResponse.host:type_name -> ip6d.v1.Host
 	0,  // 6: ip6d.v1.ReviveHostResponse.host:type_name -> ip6d.v1.Host
-	21, // 7: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
-	26, // 8: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	27, // 9: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
-	26, // 10: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	31, // 11: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
+	23, // 7: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
+	28, // 8: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	29, // 9: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
+	28, // 10: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	33, // 11: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
 	0,  // 12: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	30, // 13: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	21, // 14: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	29, // 15: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	32, // 13: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	23, // 14: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	31, // 15: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
 	1,  // 16: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
 	3,  // 17: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
 	5,  // 18: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
 	7,  // 19: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
-	9,  // 20: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
-	12, // 21: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
-	14, // 22: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
-	16, // 23: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
-	18, // 24: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
-	20, // 25: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	22, // 26: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
-	24, // 27: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
-	2,  // 28: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4,  // 29: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	6,  // 30: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
-	8,  // 31: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
-	11, // 32: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
-	13, // 33: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
-	15, // 34: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
-	17, // 35: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
-	19, // 36: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
-	28, // 37: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	23, // 38: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
-	25, // 39: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
-	28, // [28:40] is the sub-list for method output_type
-	16, // [16:28] is the sub-list for method input_type
+	9,  // 20: ip6d.v1.HostService.RemoveHost:input_type -> ip6d.v1.RemoveHostRequest
+	11, // 21: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
+	14, // 22: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
+	16, // 23: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
+	18, // 24: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
+	20, // 25: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
+	22, // 26: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	24, // 27: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	26, // 28: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 29: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 30: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	6,  // 31: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
+	8,  // 32: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
+	10, // 33: ip6d.v1.HostService.RemoveHost:output_type -> ip6d.v1.RemoveHostResponse
+	13, // 34: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
+	15, // 35: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
+	17, // 36: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
+	19, // 37: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
+	21, // 38: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
+	30, // 39: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	25, // 40: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	27, // 41: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	29, // [29:42] is the sub-list for method output_type
+	16, // [16:29] is the sub-list for method input_type
 	16, // [16:16] is the sub-list for extension type_name
 	16, // [16:16] is the sub-list for extension extendee
 	0,  // [0:16] is the sub-list for field type_name
@@ -2000,15 +2100,15 @@ func file_ip6d_v1_host_proto_init() {
 	if File_ip6d_v1_host_proto != nil {
 		return
 	}
-	file_ip6d_v1_host_proto_msgTypes[18].OneofWrappers = []any{}
-	file_ip6d_v1_host_proto_msgTypes[24].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[20].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_host_proto_rawDesc), len(file_ip6d_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

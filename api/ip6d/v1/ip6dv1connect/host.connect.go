@@ -42,6 +42,8 @@ const (
 	// HostServiceUncordonHostProcedure is the fully-qualified name of the HostService's UncordonHost
 	// RPC.
 	HostServiceUncordonHostProcedure = "/ip6d.v1.HostService/UncordonHost"
+	// HostServiceRemoveHostProcedure is the fully-qualified name of the HostService's RemoveHost RPC.
+	HostServiceRemoveHostProcedure = "/ip6d.v1.HostService/RemoveHost"
 	// HostServiceHandOverBlocksProcedure is the fully-qualified name of the HostService's
 	// HandOverBlocks RPC.
 	HostServiceHandOverBlocksProcedure = "/ip6d.v1.HostService/HandOverBlocks"
@@ -77,6 +79,12 @@ type HostServiceClient interface {
 	CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error)
 	// UncordonHost lets a host take machines again; it calls a drain off. Errors: as CordonHost.
 	UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error)
+	// RemoveHost takes a host out of the fleet, which nothing may point at: it is home of no block, and no machine is on it or
+	// moves there. Refused, it leaves the host as it was. A removed host writes nothing more, and does not come back by itself:
+	// `ip6d host join` on it makes it a member again. not_found: there is no such host, or no more. failed_precondition: something
+	// points at it, which the message names; or the fleet is a standalone host. aborted, unavailable: as HandOverBlocks; the
+	// host may be left removing, which CordonHost calls off.
+	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.RemoveHostResponse], error)
 	// HandOverBlocks makes other hosts the home of the blocks of the host that is asked, which is cordoned or draining. What it
 	// could not hand over before an error stays; the same again hands over what is left. invalid_argument: the target is this
 	// host. not_found: there is no such host. failed_precondition: this host still takes machines, or has one of a block that
@@ -146,6 +154,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
 			connect.WithClientOptions(opts...),
 		),
+		removeHost: connect.NewClient[v1.RemoveHostRequest, v1.RemoveHostResponse](
+			httpClient,
+			baseURL+HostServiceRemoveHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("RemoveHost")),
+			connect.WithClientOptions(opts...),
+		),
 		handOverBlocks: connect.NewClient[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse](
 			httpClient,
 			baseURL+HostServiceHandOverBlocksProcedure,
@@ -206,6 +220,7 @@ type hostServiceClient struct {
 	getHost         *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
 	cordonHost      *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
 	uncordonHost    *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
+	removeHost      *connect.Client[v1.RemoveHostRequest, v1.RemoveHostResponse]
 	handOverBlocks  *connect.Client[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse]
 	declareHostDead *connect.Client[v1.DeclareHostDeadRequest, v1.DeclareHostDeadResponse]
 	reviveHost      *connect.Client[v1.ReviveHostRequest, v1.ReviveHostResponse]
@@ -234,6 +249,11 @@ func (c *hostServiceClient) CordonHost(ctx context.Context, req *connect.Request
 // UncordonHost calls ip6d.v1.HostService.UncordonHost.
 func (c *hostServiceClient) UncordonHost(ctx context.Context, req *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error) {
 	return c.uncordonHost.CallUnary(ctx, req)
+}
+
+// RemoveHost calls ip6d.v1.HostService.RemoveHost.
+func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.RemoveHostResponse], error) {
+	return c.removeHost.CallUnary(ctx, req)
 }
 
 // HandOverBlocks calls ip6d.v1.HostService.HandOverBlocks.
@@ -289,6 +309,12 @@ type HostServiceHandler interface {
 	CordonHost(context.Context, *connect.Request[v1.CordonHostRequest]) (*connect.Response[v1.CordonHostResponse], error)
 	// UncordonHost lets a host take machines again; it calls a drain off. Errors: as CordonHost.
 	UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error)
+	// RemoveHost takes a host out of the fleet, which nothing may point at: it is home of no block, and no machine is on it or
+	// moves there. Refused, it leaves the host as it was. A removed host writes nothing more, and does not come back by itself:
+	// `ip6d host join` on it makes it a member again. not_found: there is no such host, or no more. failed_precondition: something
+	// points at it, which the message names; or the fleet is a standalone host. aborted, unavailable: as HandOverBlocks; the
+	// host may be left removing, which CordonHost calls off.
+	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.RemoveHostResponse], error)
 	// HandOverBlocks makes other hosts the home of the blocks of the host that is asked, which is cordoned or draining. What it
 	// could not hand over before an error stays; the same again hands over what is left. invalid_argument: the target is this
 	// host. not_found: there is no such host. failed_precondition: this host still takes machines, or has one of a block that
@@ -354,6 +380,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceRemoveHostHandler := connect.NewUnaryHandler(
+		HostServiceRemoveHostProcedure,
+		svc.RemoveHost,
+		connect.WithSchema(hostServiceMethods.ByName("RemoveHost")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceHandOverBlocksHandler := connect.NewUnaryHandler(
 		HostServiceHandOverBlocksProcedure,
 		svc.HandOverBlocks,
@@ -415,6 +447,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceCordonHostHandler.ServeHTTP(w, r)
 		case HostServiceUncordonHostProcedure:
 			hostServiceUncordonHostHandler.ServeHTTP(w, r)
+		case HostServiceRemoveHostProcedure:
+			hostServiceRemoveHostHandler.ServeHTTP(w, r)
 		case HostServiceHandOverBlocksProcedure:
 			hostServiceHandOverBlocksHandler.ServeHTTP(w, r)
 		case HostServiceDeclareHostDeadProcedure:
@@ -454,6 +488,10 @@ func (UnimplementedHostServiceHandler) CordonHost(context.Context, *connect.Requ
 
 func (UnimplementedHostServiceHandler) UncordonHost(context.Context, *connect.Request[v1.UncordonHostRequest]) (*connect.Response[v1.UncordonHostResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.UncordonHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.RemoveHostResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.RemoveHost is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
