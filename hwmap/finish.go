@@ -85,6 +85,8 @@ func (m *Map) followed(ctx context.Context, l Local) error {
 	case r == nil:
 		// Destroyed, and its id is free: nobody needs forwarding. Or the store lost it, and its owner publishes it again.
 		err = m.checkDelivered(ctx, l, Machine{Host: l.Peer, Epoch: l.Epoch + 1}, false)
+	case r.Epoch > l.Epoch && (r.Name != l.Name || r.Network != l.Network):
+		// Destroyed, and its id is another machine's by now, which nobody looks for here.
 	case !r.Destroyed && r.Host != m.Self.ID:
 		err = m.checkDelivered(ctx, l, *r, true)
 	}

@@ -1,6 +1,7 @@
 package hwmap_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -192,5 +193,33 @@ func TestAFinishDoesNotWaitForAnotherMoveAfterASwitchoverLearnedOfLate(t *testin
 		}
 		f.must(f.call(1, finish("web1")))
 		f.check(map[string]addr.Host{"web1": 2})
+	})
+}
+
+// Found by the soak: a machine was destroyed on its target before its move was finished on the source, which was not its home,
+// so its id was free again.
+func TestAFinishDoesNotWaitForTheNextMachineWithTheId(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		first := f.create(1, "web1")
+		f.migrate("web1", 1, 2)
+		f.must(f.call(2, begin("web1", 3)))
+		f.attach(3, "web1")
+		f.must(f.call(2, switchover("web1")))
+		f.settled()
+		f.must(f.call(3, destroy("web1")))
+		time.Sleep(2 * time.Hour) // the quarantine
+		var next hwmap.MachineView
+		f.must(f.call(1, func(ctx context.Context, m *hwmap.Map) (err error) {
+			next, err = m.Create(ctx, "web2", 7) // without a port, so that nobody delivers it
+			return err
+		}))
+		if next.Local.Machine != first.Local.Machine {
+			t.Fatalf("web2 has id %d, must have that of web1, %d", next.Local.Machine, first.Local.Machine)
+		}
+		f.must(f.call(1, begin("web2", 3)))
+		f.must(f.call(2, finish("web1")))
+		f.must(f.call(1, abort("web2")))
+		f.check(map[string]addr.Host{"web2": 1})
 	})
 }
