@@ -12,6 +12,7 @@ import (
 
 	"ip6d/addr"
 	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/integration/soak/kernel"
 )
 
 // callTimeout bounds a call: longer than a daemon takes to find out that the store is away.
@@ -29,7 +30,13 @@ func (s *soak) call(ctx context.Context, client int, name string, in input) (out
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	called := s.history.now()
-	out, err := s.hosts[in.Host-1].ask(ctx, name, in)
+	h := s.hosts[in.Host-1]
+	if !h.use.TryRLock() { // it is lost
+		s.history.count(in.Kind, notSent)
+		return output{Result: notSent}, errLost
+	}
+	defer h.use.RUnlock()
+	out, err := h.ask(ctx, name, in)
 	if err != nil {
 		out.Result = in.Kind.after(err)
 	}
@@ -44,6 +51,8 @@ func (s *soak) call(ctx context.Context, client int, name string, in input) (out
 func (s *soak) note(name string, in input, out output, err error) {
 	fmt.Fprintf(s.calls, "%8.3f %s: %s (%v)\n", time.Since(s.began).Seconds(), name, machineModel.DescribeOperation(in, out), err)
 }
+
+var errLost = errors.New("the host is lost")
 
 var errNotOwner = errors.New("the host does not say that it owns the machine")
 
@@ -83,6 +92,16 @@ func (h *host) ask(ctx context.Context, name string, in input) (out output, err 
 			out.Result = aborted
 		default:
 			out.Result = unknown
+		}
+	case opClaim:
+		s, stableErr := addr.DefaultPlan.Stable(addr.Network(networkOf(name)), kernel.Cell, in.ID)
+		if stableErr != nil {
+			return out, stableErr
+		}
+		var r *connect.Response[ip6dv1.ClaimMachineResponse]
+		r, err = h.client.Migrations.ClaimMachine(ctx, connect.NewRequest(&ip6dv1.ClaimMachineRequest{Name: name, Network: networkOf(name), Stable: s.String()}))
+		if err == nil {
+			out.ID, out.Epoch = addr.Machine(r.Msg.Machine.Machine), r.Msg.Machine.Epoch
 		}
 	case opFinish:
 		_, err = h.client.Migrations.FinishMigration(ctx, connect.NewRequest(&ip6dv1.FinishMigrationRequest{Name: name}))

@@ -140,6 +140,7 @@ func (s *soak) heal() {
 		for _, kind := range []string{hostStopped, hostCut} {
 			s.mend(kind, who)
 		}
+		h.hold(false)
 		h.setCalm(true)
 	}
 }
@@ -150,6 +151,8 @@ const awayPatience = time.Minute
 
 // withoutStore stops all members, and lets each host create a machine, and refuse a move.
 func (s *soak) withoutStore(ctx context.Context, n int) {
+	s.operating.Lock()
+	defer s.operating.Unlock()
 	for _, m := range s.store.members {
 		m.running(func(p *process) { p.signal(syscall.SIGSTOP) })
 	}

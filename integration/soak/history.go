@@ -22,6 +22,7 @@ const (
 	opSwitchover kind = "switchover"
 	opAbort      kind = "abort"
 	opDestroy    kind = "destroy"
+	opClaim      kind = "claim"
 	opSee        kind = "see"  // a host said that it owns the machine
 	opGone       kind = "gone" // at the end, no host does
 
@@ -46,7 +47,8 @@ const (
 type input struct {
 	Kind kind
 	Host addr.Host
-	To   addr.Host // of begin
+	To   addr.Host    // of begin
+	ID   addr.Machine // of claim
 }
 
 // output is what was answered.
@@ -76,12 +78,9 @@ func (h *history) now() int64 { return int64(time.Since(h.start)) }
 // add adds an operation that was called at the time.
 func (h *history) add(name string, client int, called int64, in input, out output) {
 	returned := h.now()
+	h.count(in.Kind, out.Result)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.outcomes[in.Kind] == nil {
-		h.outcomes[in.Kind] = make(map[result]int)
-	}
-	h.outcomes[in.Kind][out.Result]++
 	switch {
 	case out.Result == failed, out.Result == notSent, in.Kind == opAttach, in.Kind == opFinish:
 		return // it tells nothing of who owns the machine
@@ -89,6 +88,15 @@ func (h *history) add(name string, client int, called int64, in input, out outpu
 		returned = math.MaxInt64
 	}
 	h.names[name] = append(h.names[name], porcupine.Operation{ClientId: client, Input: in, Call: called, Output: out, Return: returned})
+}
+
+func (h *history) count(k kind, r result) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.outcomes[k] == nil {
+		h.outcomes[k] = make(map[result]int)
+	}
+	h.outcomes[k][r]++
 }
 
 // all returns the names of all machines.

@@ -39,11 +39,14 @@ type host struct {
 	log    *os.File
 	lives  *rand.Rand // decides how each life of the daemon ends
 
+	use sync.RWMutex // held for reading by who asks the host, for writing while it is lost
+
 	mu      sync.Mutex // guards all below
 	process *process   // nil: it is down
 	reboot  bool       // the kernel is to lose everything before the next life
 	killed  bool       // the process was killed from here
 	calm    bool       // no failpoints
+	held    bool       // the daemon is not to be run
 	said    string     // the last line of the daemon
 }
 
@@ -75,8 +78,10 @@ func (h *host) settings() kernel.Settings {
 // keepRunning runs the daemon, life after life, until ctx ends.
 func (h *host) keepRunning(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if err := h.live(ctx); err != nil {
-			return fmt.Errorf("host %d: %w", h.id, err)
+		if !h.isHeld() {
+			if err := h.live(ctx); err != nil {
+				return fmt.Errorf("host %d: %w", h.id, err)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -189,10 +194,22 @@ func (h *host) read(out io.Reader) {
 	}
 }
 
+// claimed is what a daemon says that finds a machine of its own in other hands, as one does that is back from the dead.
+const claimed = "another host owns a machine"
+
+// isLost reports whether the host is lost, or not yet taken back.
+func (h *host) isLost() bool {
+	if !h.use.TryRLock() {
+		return true
+	}
+	h.use.RUnlock()
+	return false
+}
+
 // judgeLine looks for what a daemon says when it has lost its way.
 func (h *host) judgeLine(line string) {
-	for _, bad := range []string{"panic:", "DATA RACE", "needs an operator", "another host owns a machine", "old copy", "suspect"} {
-		if strings.Contains(line, bad) {
+	for _, bad := range []string{"panic:", "DATA RACE", "needs an operator", claimed, "old copy", "suspect"} {
+		if strings.Contains(line, bad) && !(bad == claimed && h.isLost()) {
 			h.rules.violate(ruleDaemon, "host %d said: %s", h.id, line)
 		}
 	}
@@ -239,6 +256,22 @@ func (h *host) rebootHost() {
 	h.reboot = true
 	h.mu.Unlock()
 	h.kill()
+}
+
+// hold keeps the daemon down, or lets it run again.
+func (h *host) hold(held bool) {
+	h.mu.Lock()
+	h.held = held
+	h.mu.Unlock()
+	if held {
+		h.kill()
+	}
+}
+
+func (h *host) isHeld() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held
 }
 
 // setCalm begins or ends the failpoints. Whoever lives otherwise is killed.

@@ -13,30 +13,34 @@ import (
 type register struct {
 	exists bool         // else what follows is of the machine that there was
 	id     addr.Machine // 0: not known yet
-	epoch  uint64       // 0: not known yet
 	moving addr.Host    // where it is about to go
-	owners []addr.Host  // one after the other, the last at epoch
+	owners []tenure     // one after the other
 }
 
-func (r register) owner() addr.Host { return r.owners[len(r.owners)-1] }
+// tenure is an owner.
+type tenure struct {
+	host  addr.Host
+	epoch uint64 // 0: not known yet
+}
 
-func (r register) ownedBy(h addr.Host) bool { return r.exists && r.owner() == h }
+func (r register) last() tenure { return r.owners[len(r.owners)-1] }
 
-// at returns the owner at that epoch, if the machine has come to it.
-func (r register) at(epoch uint64) (addr.Host, bool) {
-	i := len(r.owners) - 1 - int(r.epoch-epoch)
-	if r.epoch < epoch || i < 0 {
-		return 0, false
-	}
-	return r.owners[i], true
+func (r register) ownedBy(h addr.Host) bool { return r.exists && r.last().host == h }
+
+// pass makes another host the owner.
+func (r register) pass(to tenure) register {
+	r.owners, r.moving = append(slices.Clone(r.owners), to), 0
+	return r
 }
 
 // learn takes in the id and the epoch of the present owner, or reports that they are other ones.
 func (r register) learn(out output) (bool, register) {
-	if r.id != 0 && r.id != out.ID || r.epoch != 0 && r.epoch != out.Epoch {
+	now := r.last()
+	if r.id != 0 && r.id != out.ID || now.epoch != 0 && now.epoch != out.Epoch {
 		return false, r
 	}
-	r.id, r.epoch = out.ID, out.Epoch
+	r.id, r.owners = out.ID, slices.Clone(r.owners)
+	r.owners[len(r.owners)-1].epoch = out.Epoch
 	return true, r
 }
 
@@ -50,7 +54,7 @@ var machineModel = porcupine.Model{
 	},
 	Equal: func(a, b any) bool {
 		x, y := a.(register), b.(register)
-		return x.exists == y.exists && x.id == y.id && x.epoch == y.epoch && x.moving == y.moving && slices.Equal(x.owners, y.owners)
+		return x.exists == y.exists && x.id == y.id && x.moving == y.moving && slices.Equal(x.owners, y.owners)
 	},
 	DescribeOperation: func(in, out any) string {
 		i, o := in.(input), out.(output)
@@ -77,7 +81,7 @@ func step(r register, in input, out output) (bool, register) {
 			// The machine as it was created, or as it is now: the same answer again.
 			return out.Result == unknown || r.id == 0 || r.id == out.ID, r
 		}
-		return true, register{exists: true, id: out.ID, epoch: out.Epoch, owners: []addr.Host{in.Host}}
+		return true, register{exists: true, id: out.ID, owners: []tenure{{in.Host, out.Epoch}}}
 	case opSee:
 		if !owned {
 			return false, r
@@ -97,6 +101,19 @@ func step(r register, in input, out output) (bool, register) {
 			return true, r
 		}
 		return out.Result == unknown, r
+	case opClaim:
+		// Whoever owned it is dead. That its destruction is not undone is the operator's business.
+		switch {
+		case out.Result == unknown:
+			if !r.exists {
+				return true, r
+			}
+		case len(r.owners) == 0 || r.id != 0 && r.id != out.ID || r.last().epoch >= out.Epoch && !owned:
+			return false, r
+		case owned && r.last().epoch == out.Epoch: // repeated
+			return true, r
+		}
+		return true, r.pass(tenure{in.Host, out.Epoch})
 	case opAbort:
 		if owned || r.moving == in.Host {
 			r.moving = 0
@@ -109,6 +126,10 @@ func step(r register, in input, out output) (bool, register) {
 }
 
 func (r register) switchover(host addr.Host, owned bool, out output) (bool, register) {
+	now := uint64(0)
+	if len(r.owners) > 0 {
+		now = r.last().epoch
+	}
 	switch out.Result {
 	case aborted:
 		if owned {
@@ -120,21 +141,17 @@ func (r register) switchover(host addr.Host, owned bool, out output) (bool, regi
 			return true, r
 		}
 	default:
-		if r.epoch >= out.Epoch && r.epoch != 0 { // repeated, and the machine may have been destroyed meanwhile
-			source, known := r.at(out.Epoch - 1)
-			return known && source == host, r
+		if now >= out.Epoch { // repeated, and the machine may have been destroyed meanwhile
+			i := slices.IndexFunc(r.owners, func(t tenure) bool { return t.epoch == out.Epoch })
+			return i > 0 && r.owners[i-1].host == host, r
 		}
-		if !owned || r.moving == 0 || r.epoch != 0 && r.epoch+1 != out.Epoch {
+		if !owned || r.moving == 0 || now != 0 && now+1 != out.Epoch {
 			return false, r
 		}
 	}
-	r.owners = append(slices.Clone(r.owners), r.moving)
-	r.moving = 0
-	if r.epoch != 0 {
-		r.epoch++
+	next := tenure{r.moving, out.Epoch}
+	if next.epoch == 0 && now != 0 {
+		next.epoch = now + 1
 	}
-	if out.Epoch != 0 {
-		r.epoch = out.Epoch
-	}
-	return true, r
+	return true, r.pass(next)
 }

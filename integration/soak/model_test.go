@@ -24,7 +24,7 @@ func on(k kind, host addr.Host) input { return input{Kind: k, Host: host} }
 
 func TestHistoriesAreExplainedOrNot(t *testing.T) {
 	create := op(1, 2, on(opCreate, 1), output{done, 7, 3})
-	begin := op(3, 4, input{opBegin, 1, 2}, output{Result: done})
+	begin := op(3, 4, input{Kind: opBegin, Host: 1, To: 2}, output{Result: done})
 	switchover := op(5, 6, on(opSwitchover, 1), output{committed, 0, 4})
 	seeAt := func(from int64, host addr.Host, epoch uint64) porcupine.Operation {
 		return op(from, from+1, on(opSee, host), output{done, 7, epoch})
@@ -49,6 +49,9 @@ func TestHistoriesAreExplainedOrNot(t *testing.T) {
 		{"a destroyed machine is there", false, []porcupine.Operation{create, op(3, 4, on(opDestroy, 1), output{Result: done}), seeAt(7, 1, 3)}},
 		{"a destroy that was not acknowledged was not done", true, []porcupine.Operation{create, op(3, 0, on(opDestroy, 1), output{}), seeAt(7, 1, 3)}},
 		{"the address changed", false, []porcupine.Operation{create, op(3, 4, on(opSee, 1), output{done, 8, 3})}},
+		{"claimed from a dead host", true, []porcupine.Operation{create, begin, op(5, 0, on(opSwitchover, 1), output{}), op(8, 9, input{Kind: opClaim, Host: 3, ID: 7}, output{done, 7, 4}), seeAt(10, 3, 4)}},
+		{"a claim does not pass the epoch", false, []porcupine.Operation{create, begin, switchover, op(8, 9, input{Kind: opClaim, Host: 3, ID: 7}, output{done, 7, 4})}},
+		{"the owner before a claim still has it", false, []porcupine.Operation{create, op(8, 9, input{Kind: opClaim, Host: 3, ID: 7}, output{done, 7, 4}), seeAt(10, 1, 3)}},
 		{"a repeated switchover answers the same", true, []porcupine.Operation{create, begin, switchover, op(7, 8, on(opSwitchover, 1), output{committed, 0, 4})}},
 	} {
 		want := porcupine.Illegal

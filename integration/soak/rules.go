@@ -27,6 +27,7 @@ type ownership struct {
 type rules struct {
 	mu         sync.Mutex // guards all below
 	delivering map[addr.ID]map[addr.Host]uint64
+	dead       map[addr.Host]bool                // declared so: what it delivers reaches nobody, until it is fenced
 	owners     map[ownership]addr.Host           // by who has ever delivered, or been recorded
 	networks   map[ownership]addr.Network        // what it delivers to
 	recorded   map[addr.Machine]hwmap.Machine    // the store's record, as far as is known
@@ -49,7 +50,7 @@ func newRules() *rules {
 	return &rules{
 		delivering: make(map[addr.ID]map[addr.Host]uint64), owners: make(map[ownership]addr.Host),
 		networks: make(map[ownership]addr.Network), recorded: make(map[addr.Machine]hwmap.Machine),
-		delivered: make(map[ownership]bool), ever: make(map[ownership]bool), homes: make(map[addr.Block]map[addr.Host]bool),
+		delivered: make(map[ownership]bool), ever: make(map[ownership]bool), homes: make(map[addr.Block]map[addr.Host]bool), dead: make(map[addr.Host]bool),
 		seen: make(map[violation]bool), arose: make(chan struct{}, 1),
 	}
 }
@@ -68,6 +69,7 @@ const (
 	ruleRefusal   = "5: a move with the store away"
 	ruleConverges = "6: it did not converge"
 	ruleDaemon    = "6: a daemon lost its way"
+	ruleFence     = "2: a dead host is back, and not fenced"
 	ruleSoak      = "the soak itself failed"
 )
 
@@ -103,7 +105,7 @@ func (r *rules) wrote(host addr.Host, before, after nat.Machine) {
 		r.delivering[id] = hosts
 	}
 	delete(hosts, host)
-	if after.State != nat.Delivering {
+	if after.State != nat.Delivering || r.dead[host] {
 		return
 	}
 	hosts[host] = after.Epoch
@@ -123,6 +125,22 @@ func (r *rules) wrote(host addr.Host, before, after nat.Machine) {
 		r.note(ruleNetwork, "machine %s at epoch %d is delivered to network %d, and was to network %d", id, after.Epoch, after.Network, n)
 	}
 	r.networks[own] = after.Network
+}
+
+// setDead is told that a host was declared dead, or is fenced.
+func (r *rules) setDead(host addr.Host, dead bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dead[host] = dead
+	for _, hosts := range r.delivering {
+		delete(hosts, host)
+	}
+}
+
+func (r *rules) isDead(host addr.Host) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dead[host]
 }
 
 // own notes an owner. The caller holds mu.

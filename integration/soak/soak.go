@@ -51,6 +51,7 @@ const (
 	streamLives
 	streamSlots
 	streamMeddlers
+	streamOperator
 )
 
 // soak is one run.
@@ -68,6 +69,8 @@ type soak struct {
 	rules   *rules
 	history *history
 	slots   []*slot
+
+	operating sync.Mutex // held while something is done to a whole host, or the store is away
 
 	mu               sync.Mutex // guards all below
 	faultsByKind     map[string]int
@@ -187,6 +190,7 @@ func (s *soak) load(ctx context.Context) {
 		all.Go(func() { s.meddle(ctx, n) })
 	}
 	all.Go(func() { s.suffer(ctx) })
+	all.Go(func() { s.operate(ctx) })
 	all.Wait()
 }
 
@@ -194,6 +198,7 @@ func (s *soak) load(ctx context.Context) {
 func (s *soak) finish(ctx context.Context) {
 	s.say("the faults have ended")
 	for _, step := range []func(){
+		func() { s.pardon(ctx) },
 		func() { s.tidy(ctx) },
 		func() { s.mustConverge(ctx, "after the faults") },
 		func() {
