@@ -55,6 +55,10 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 
 		Fenced:          now.Fenced,
 		DatabaseSuspect: now.DatabaseSuspect,
+		StoreSuspect:    now.StoreSuspect,
+	}
+	for _, h := range now.Pending {
+		status.PendingHosts = append(status.PendingHosts, uint32(h))
 	}
 	for _, id := range now.Unknown {
 		status.UnknownMachines = append(status.UnknownMachines, id.String())

@@ -12,6 +12,14 @@ import (
 // suspectServer is the SuspectService of a Map.
 type suspectServer struct{ hwmap *hwmap.Map }
 
+func (s *suspectServer) AcceptStore(ctx context.Context, _ *connect.Request[ip6dv1.AcceptStoreRequest]) (*connect.Response[ip6dv1.AcceptStoreResponse], error) {
+	generation, err := s.hwmap.AcceptStore(ctx)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.AcceptStoreResponse{Generation: generation}), nil
+}
+
 func (s *suspectServer) AcceptDatabase(ctx context.Context, _ *connect.Request[ip6dv1.AcceptDatabaseRequest]) (*connect.Response[ip6dv1.AcceptDatabaseResponse], error) {
 	accepted, err := s.hwmap.AcceptDatabase(ctx)
 	if err != nil {

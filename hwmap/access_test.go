@@ -140,7 +140,7 @@ func (g *guarded) enable() {
 // ofHost are the keys that a host has to write, besides those that all share.
 func ofHost(id addr.Host) []string {
 	n := fmt.Sprint(id)
-	return []string{"map/blocks/", "map/machines/", "map/hosts/" + n, "alive/" + n, "applied/" + n}
+	return []string{"map/blocks/", "map/machines/", "map/hosts/" + n, "alive/" + n, "applied/" + n, "witness/" + n}
 }
 
 // The roles are those of docs/ACCESS.md.

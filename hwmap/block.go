@@ -18,6 +18,8 @@ func (m *Map) issueFrom(b Block) {
 	case !m.isComplete(b) || m.Now().Before(b.IssueAfter):
 		m.allocator.Drop(b.Block)
 		m.waiting[b.Block] = struct{}{}
+	case len(m.fleet.pending) > 0 && !m.allocator.Leased(b.Block): // its ids may be another host's, which has not said so yet
+		m.waiting[b.Block] = struct{}{}
 	case !m.allocator.Leased(b.Block):
 		m.allocator.Lease(b.Block)
 		m.truth.leased(b.Block)
@@ -89,7 +91,7 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 func (m *Map) wantsBlock() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state == Joined && m.trustedLocked() == nil && m.allocator.Free()*4 <= m.allocator.Size()
+	return m.state == Joined && m.believes() == nil && len(m.fleet.pending) == 0 && m.allocator.Free()*4 <= m.allocator.Size()
 }
 
 // leaseBlock claims the lowest block that nobody has, if another one is wanted. Errors: ErrUnavailable, ErrInDoubt (the next call finds out),

@@ -13,6 +13,9 @@ var (
 	// ErrInDoubt: the call failed after the transaction was sent. It may have been committed, or may still be.
 	ErrInDoubt = errors.New("outcome unknown")
 
+	// ErrRestored: the store is another one than answered before, or has gone back in time. ID goes on with it.
+	ErrRestored = errors.New("store was restored or replaced")
+
 	// ErrCompacted: the watch asked for a revision that the store no longer has. List again.
 	ErrCompacted = errors.New("revision compacted")
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,11 +42,22 @@ func (m *Map) follow(ctx context.Context) error {
 			m.Logger.Warn("fleet's map not followed, going on with what is known", "error", err)
 			said = err.Error()
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := m.waitToFollow(ctx, wait); err != nil {
 			return err
 		}
 		wait = min(2*wait, maxRetryPause)
 	}
+}
+
+// waitToFollow is pause, unless following is wanted at once.
+func (m *Map) waitToFollow(ctx context.Context, d time.Duration) error {
+	waiting, stop := context.WithTimeout(ctx, d+rand.N(d/2))
+	defer stop()
+	select {
+	case <-waiting.Done():
+	case <-m.followWanted:
+	}
+	return ctx.Err()
 }
 
 func (m *Map) setFollowing(following bool, err error) {
@@ -57,9 +69,6 @@ func (m *Map) setFollowing(following bool, err error) {
 // adopt takes a whole listing: what it does not have is deleted, from the view, the kernel's maps and the cache.
 func (m *Map) adopt(ctx context.Context, entries []Entry, revision Revision) error {
 	m.mu.Lock()
-	if revision < m.fleet.revision {
-		m.Logger.Error("store went back in time; was it restored from a backup?", "revision", revision, "seen", m.fleet.revision)
-	}
 	listed := make(map[Key]bool, len(entries))
 	for _, e := range entries {
 		listed[e.Key] = true
@@ -109,17 +118,24 @@ func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) e
 	m.mu.Lock()
 	entries, unlisted := m.keepOwn(m.notOutdated(entries))
 	err := m.apply(entries)
+	more := []Write{{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}}
 	if err == nil {
 		m.fleet.revision = revision
 		m.catchUpWithAhead()
+		if m.fleet.isNew { // together with its revision: that of another store says nothing
+			more = append(more, Write{Key: knownStoreKey, Value: encode(m.fleet.known)})
+		}
 	}
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := m.cache(ctx, entries, Write{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}); err != nil {
+	if err := m.cache(ctx, entries, more...); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	m.fleet.isNew = false
+	m.mu.Unlock()
 	if unlisted {
 		return errUnlisted // joining anew tells what that means
 	}
@@ -381,7 +397,7 @@ func (m *Map) restoreCache(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	at, err := m.Cache.Get(ctx, revisionKey)
+	at, err := m.Cache.Get(ctx, revisionKey, knownStoreKey)
 	if err != nil {
 		return err
 	}
@@ -395,6 +411,11 @@ func (m *Map) restoreCache(ctx context.Context) error {
 		m.fleet.revision = Revision(n)
 	}
 	m.fleet.restoring = true
+	if at[1].Value != nil {
+		if m.fleet.known, err = decode[KnownStore](at[1]); err != nil {
+			return err
+		}
+	}
 	err = m.apply(entries)
 	m.fleet.restoring = false
 	m.fleet.stateAt = 0 // the entries' revisions are the cache's

@@ -15,6 +15,9 @@ type gate struct {
 	mu     sync.Mutex    // guards all below
 	why    error         // nothing is written for this reason; nil: open
 	closed chan struct{} // closed when the gate is; nil while it has not been open
+
+	suspect     error  // nothing is read either for this reason; nil: it is believed
+	contradicts string // what the store said that contradicts what it said before
 }
 
 var errNotJoined = errors.New("this host has not joined the fleet since it started")
@@ -32,7 +35,54 @@ func (g *gate) set(why error) {
 	g.why = why
 }
 
+// distrust closes the gate for reading, too: what a store says that was restored is of no use.
+func (g *gate) distrust(why error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.suspect = why
+}
+
+// trust opens the gate again as far as it was.
+func (g *gate) trust() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.suspect, g.contradicts = nil, ""
+}
+
+// note keeps that the store contradicted itself.
+func (g *gate) note(err error) {
+	if !errors.Is(err, ErrRestored) {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.contradicts = err.Error()
+	if g.suspect == nil {
+		g.suspect = err // until it is judged
+	}
+}
+
+// contradiction returns what was noted.
+func (g *gate) contradiction() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.contradicts
+}
+
+// believed returns an error where the store is suspect.
+func (g *gate) believed() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.suspect == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, g.suspect)
+}
+
 func (g *gate) check() error {
+	if err := g.believed(); err != nil {
+		return err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.why == nil {
@@ -46,7 +96,44 @@ func (g *gate) Commit(ctx context.Context, t Txn) (Revision, error) {
 	if err := g.check(); err != nil {
 		return 0, err
 	}
-	return g.Store.Commit(ctx, t)
+	r, err := g.Store.Commit(ctx, t)
+	g.note(err)
+	return r, err
+}
+
+// Get and List look twice whether the store is believed: it may have become suspect while it answered.
+
+func (g *gate) Get(ctx context.Context, keys ...Key) ([]Entry, error) {
+	if err := g.believed(); err != nil {
+		return nil, err
+	}
+	entries, err := g.Store.Get(ctx, keys...)
+	g.note(err)
+	if err == nil {
+		err = g.believed()
+	}
+	return entries, err
+}
+
+func (g *gate) List(ctx context.Context, prefix Key) ([]Entry, Revision, error) {
+	if err := g.believed(); err != nil {
+		return nil, 0, err
+	}
+	entries, revision, err := g.Store.List(ctx, prefix)
+	g.note(err)
+	if err == nil {
+		err = g.believed()
+	}
+	return entries, revision, err
+}
+
+func (g *gate) Watch(ctx context.Context, prefix Key, after Revision, f func(Batch) error) error {
+	if err := g.believed(); err != nil {
+		return err
+	}
+	err := g.Store.Watch(ctx, prefix, after, f)
+	g.note(err)
+	return err
 }
 
 func (g *gate) Hold(ctx context.Context, key Key, value []byte, ttl time.Duration) error {

@@ -15,10 +15,25 @@ import (
 // catchUp joins the fleet and adopts its map as it is now. It returns the revision to watch from.
 // Errors: ErrDisagree, ErrClaimed, ErrUnavailable, ErrInDoubt (try again).
 func (m *Map) catchUp(ctx context.Context) (Revision, error) {
+	meta, err := m.judgeStore(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if err := m.join(ctx); err != nil {
 		return 0, err
 	}
 	if err := m.askStore(ctx); err != nil {
+		return 0, err
+	}
+	if !m.standalone {
+		if meta == nil || meta.Store == "" { // which this host has made, or another one, of before there were generations
+			meta = &Meta{Store: m.storeID(), Generation: firstGeneration}
+		}
+		if err := m.takeStore(ctx, *meta); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.checkConfirmed(ctx); err != nil {
 		return 0, err
 	}
 	entries, revision, err := m.Fleet.List(ctx, mapPrefix)
@@ -82,15 +97,18 @@ func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *
 		return Host{}, fmt.Errorf("join the fleet: %w", err)
 	}
 	t := Txn{If: []Condition{e[0].unchanged(), e[1].unchanged()}}
-	meta := Meta{
-		Version: FormatVersion, MinimumReader: FormatVersion,
-		Stable: o.Plan.StablePrefix(), Routing: o.Plan.RoutingPrefix(), Cell: o.Cell,
-		FirstHost: 1, LastHost: math.MaxUint32,
+	id, err := o.Fleet.ID(ctx)
+	if err != nil {
+		return Host{}, fmt.Errorf("identify the store: %w", err)
 	}
+	meta := o.newMeta(id)
 	if e[0].Value == nil {
 		t.Then = append(t.Then, Write{Key: metaKey, Value: encode(meta)})
 	} else if meta, err = decode[Meta](e[0]); err != nil {
 		return Host{}, err
+	} else if meta.Store == "" { // of before there was one
+		meta.Store, meta.Generation = id, firstGeneration
+		t.Then = append(t.Then, Write{Key: metaKey, Value: encode(meta)})
 	}
 	if err := o.agree(meta); err != nil {
 		return Host{}, err
@@ -121,6 +139,23 @@ func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *
 		}
 	}
 	return record, nil
+}
+
+// newMeta is the record about a store of that id which is new.
+func (o Options) newMeta(id string) Meta {
+	return Meta{
+		Version: FormatVersion, MinimumReader: FormatVersion,
+		Stable: o.Plan.StablePrefix(), Routing: o.Plan.RoutingPrefix(), Cell: o.Cell,
+		FirstHost: 1, LastHost: math.MaxUint32,
+		Store: id, Generation: firstGeneration,
+	}
+}
+
+// storeID is the id of the store that answers; standalone there is none.
+func (m *Map) storeID() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fleet.id
 }
 
 // mayRejoin says what the record of this host is to say while the store has none: that it is joined, at its first start; later

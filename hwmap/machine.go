@@ -107,7 +107,7 @@ func (m *Map) issue(ctx context.Context, name string, network addr.Network) (Loc
 func (m *Map) allocate() (Local, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := cmp.Or(m.trustedLocked(), m.takesMachines()); err != nil {
+	if err := cmp.Or(m.believes(), m.takesMachines()); err != nil {
 		return Local{}, err
 	}
 	for {

@@ -127,9 +127,9 @@ type Map struct {
 	astray      *rate.Limiter       // of hints about packets that went astray
 	rereads     rereads             // what other hosts' hints ask for; see reread.go
 	// leaseWanted asks for a look at the blocks, appliedWanted to publish what is applied, pruneWanted to prune the history,
-	// hostNews to write what happened to hosts. Each holds one wish.
-	leaseWanted, appliedWanted, pruneWanted, hostNews chan struct{}
-	appliedLater                                      bool // appliedWanted is going to be asked for; guarded by mu
+	// hostNews to write what happened to hosts, followWanted not to wait with the next attempt to follow. Each holds one wish.
+	leaseWanted, appliedWanted, pruneWanted, hostNews, followWanted chan struct{}
+	appliedLater                                                    bool // appliedWanted is going to be asked for; guarded by mu
 
 	fence fence // of a host that was declared dead
 
@@ -164,6 +164,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		appliedWanted: make(chan struct{}, 1),
 		pruneWanted:   make(chan struct{}, 1),
 		hostNews:      make(chan struct{}, 1),
+		followWanted:  make(chan struct{}, 1),
 		local:         make(map[addr.Machine]Local),
 		byName:        make(map[string]addr.Machine),
 		complete:      make(map[addr.Block]uint64),
@@ -244,7 +245,7 @@ func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.keepHomes, m.sweep, m.publishApplied, m.stayAlive,
-		m.tellStore, m.keepFence, m.keepHistory, m.tellHosts,
+		m.tellStore, m.keepFence, m.keepHistory, m.tellHosts, m.awaitConfirmed,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

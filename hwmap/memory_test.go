@@ -2,6 +2,7 @@ package hwmap_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ import (
 // memory is a Store in memory, so that a test can run a whole fleet in virtual time. It passes the suite of the real ones.
 type memory struct {
 	mu       sync.Mutex // guards all below
+	id       string
 	revision hwmap.Revision
 	records  map[hwmap.Key]hwmap.Entry
 	history  []hwmap.Batch // of revisions after compacted
@@ -29,7 +31,7 @@ type memory struct {
 const livelock = 20_000
 
 func newMemory() *memory {
-	return &memory{records: make(map[hwmap.Key]hwmap.Entry), grown: make(chan struct{}), closed: make(chan struct{})}
+	return &memory{id: rand.Text(), records: make(map[hwmap.Key]hwmap.Entry), grown: make(chan struct{}), closed: make(chan struct{})}
 }
 
 func (s *memory) usable(ctx context.Context) error {
@@ -42,6 +44,15 @@ func (s *memory) usable(ctx context.Context) error {
 	default:
 		return nil
 	}
+}
+
+func (s *memory) ID(ctx context.Context) (string, error) {
+	if err := s.usable(ctx); err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id, nil
 }
 
 func (s *memory) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, error) {

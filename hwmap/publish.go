@@ -18,6 +18,9 @@ type stored struct {
 // read reads a machine's record from the store, and not from the watch, which may be behind.
 // Errors: ErrUnavailable, errMalformed.
 func (m *Map) read(ctx context.Context, number addr.Machine) (stored, error) {
+	if err := m.mayMove(); err != nil {
+		return stored{}, err
+	}
 	e, err := m.Fleet.Get(ctx, machineKey(number), blockKey(number.Block()), hostKey(m.Self.ID))
 	if err != nil {
 		return stored{}, err

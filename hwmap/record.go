@@ -21,7 +21,15 @@ type Meta struct {
 	Cell          addr.Cell    `json:"cell"`
 	FirstHost     addr.Host    `json:"first_host"` // host ids of this cell, so that they stay unique when cells are joined
 	LastHost      addr.Host    `json:"last_host"`
+
+	// Which store these records are of. A daemon of before that writes none of them.
+	Store      string `json:"store,omitempty"`      // its id
+	Generation uint64 `json:"generation,omitempty"` // grows by one each time an operator accepts a store that was restored
+	Suspect    string `json:"suspect,omitempty"`    // why a host finds that it was restored, until an operator accepts it
 }
+
+// firstGeneration is that of a store that never was accepted.
+const firstGeneration = 1
 
 // HostState is what may be done with a host.
 type HostState string

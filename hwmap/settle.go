@@ -50,7 +50,7 @@ func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
 // settleHeld is settleMachine for a caller who holds the machine's lock.
 func (m *Map) settleHeld(ctx context.Context, number addr.Machine) error {
 	l, known := m.lookup(number)
-	if m.mayChange() != nil { // what lets it change again has all of them settled
+	if m.mayChange() != nil || m.mayMove() != nil { // what lets it change again has all of them settled
 		return nil
 	}
 	if !known {
@@ -152,7 +152,7 @@ func (m *Map) release(ctx context.Context, number addr.Machine) error {
 	}
 	defer unlock()
 	l, ok := m.lookup(number)
-	if !ok || m.mayChange() != nil || l.State != Quarantined || m.Now().Before(l.Until) {
+	if !ok || m.mayChange() != nil || m.mayMove() != nil || l.State != Quarantined || m.Now().Before(l.Until) {
 		return nil
 	}
 	s, err := m.read(ctx, number)

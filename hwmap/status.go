@@ -17,6 +17,9 @@ type Status struct {
 	Fenced    bool     // this host was declared dead, and carries nothing
 	IDsFree   int      // in this host's blocks
 
+	StoreSuspect string      // why the fleet's store is not believed; empty: it is
+	Pending      []addr.Host // since it was accepted: hosts that have not published their records again
+
 	DatabaseSuspect string    // why this host's database is not believed; empty: it is
 	Unknown         []addr.ID // what the kernel has and a suspect database does not know
 
@@ -41,6 +44,7 @@ func (m *Map) Status() Status {
 	s := Status{
 		Self: m.Self, Following: m.fleet.following, Revision: m.fleet.revision, StoreErr: m.fleet.err,
 		Machines: make(map[LocalState]int), IDsFree: m.allocator.Free(),
+		StoreSuspect: m.fleet.suspect, Pending: slices.Clone(m.fleet.pending),
 		DatabaseSuspect: m.database.Suspect, Unknown: unknown,
 		HintsSent: m.hintsSent.Load(), HintsHeeded: m.hintsHeeded.Load(),
 	}

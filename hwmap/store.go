@@ -50,6 +50,11 @@ type Batch struct {
 // Store holds records and changes them by conditional transactions. The host's own file (package bolt) and
 // the fleet's store (package etcd) are both Stores and pass the same suite, package storetest.
 type Store interface {
+	// ID names the store: another one has other records and revisions. A copy of a store may have the same. Every other call
+	// returns ErrRestored, with ErrUnavailable, once what answers contradicts what answered before; ID then goes on with what
+	// answers now. Errors: ErrUnavailable.
+	ID(ctx context.Context) (string, error)
+
 	// Get reads the records of keys, in that order, at one revision not older than the call. A key that does not
 	// exist has ModRevision 0. Errors: ErrUnavailable.
 	Get(ctx context.Context, keys ...Key) ([]Entry, error)

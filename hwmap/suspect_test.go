@@ -2,6 +2,7 @@ package hwmap_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,6 +22,24 @@ func (s *memory) copied() *memory {
 	c := newMemory()
 	c.revision, c.floor, c.records = s.revision, s.revision, maps.Clone(s.records)
 	return c
+}
+
+// forget makes the store say nothing about the truth of host 1, and the host not remember that it told it.
+func (f *fleet) forget() {
+	f.t.Helper()
+	f.erase("witness/1")
+	e, err := f.servers[1].cache.Get(f.t.Context(), "store")
+	f.must(err)
+	if e[0].Value == nil {
+		return
+	}
+	var known hwmap.KnownStore
+	f.must(json.Unmarshal(e[0].Value, &known))
+	known.Told = hwmap.Mark{}
+	value, err := json.Marshal(known)
+	f.must(err)
+	_, err = f.servers[1].cache.Commit(f.t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: "store", Value: value}}})
+	f.must(err)
 }
 
 // erase deletes a record behind the backs of all.
@@ -55,7 +74,7 @@ var witnesses = []struct {
 }{
 	{"file", func(_ *fleet, s *server, before hwmap.Mark) { _ = s.witness.Raise(before) }}, // it was restored, too
 	{"kernel", func(_ *fleet, s *server, _ hwmap.Mark) { _ = s.kernel.PutWitness(nat.Witness{}) }},
-	{"store", func(f *fleet, _ *server, _ hwmap.Mark) { f.erase("witness/1") }},
+	{"store", func(f *fleet, _ *server, _ hwmap.Mark) { f.forget() }},
 }
 
 func TestEachWitnessAloneBetraysARestoredDatabase(t *testing.T) {
@@ -150,7 +169,7 @@ func TestAnOlderWitnessSaysNothing(t *testing.T) {
 		s.kill()
 		f.must(s.witness.Raise(before)) // a power loss took the last write
 		s.kernel.reboot()
-		f.erase("witness/1")
+		f.forget()
 		s.start()
 		f.create(1, "c")
 		f.check(map[string]addr.Host{"a": 1, "b": 1, "c": 1})
@@ -195,7 +214,7 @@ func TestALostDatabaseIsSuspect(t *testing.T) {
 		{"the store remembers it", "by the fleet's store there was one", func(_ *fleet, s *server) { s.kernel.reboot() }},
 		{"the store has a lease of it", "leased block 0", func(f *fleet, s *server) {
 			s.kernel.reboot()
-			f.erase("witness/1")
+			f.forget()
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -231,7 +250,7 @@ func TestADatabaseWithoutItsWitnessFileIsSuspect(t *testing.T) {
 		s := f.servers[1]
 		s.reboot()
 		s.witness = &sideFile{} // as where the file alone was brought back, on another disk
-		f.erase("witness/1")
+		f.forget()
 		s.start()
 		if reason := f.suspect(1); !strings.Contains(reason, "witness file") {
 			t.Errorf("it is suspect because %q", reason)

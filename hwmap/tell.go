@@ -11,6 +11,7 @@ import (
 // who restores a file takes longer than that.
 type StoreWitness struct {
 	Mark
+	Generation uint64 `json:"generation,omitempty"` // of the store, in which the host has published all that it knows
 }
 
 // witnessPause is how often the store is told at most. Hosts create machines all the time, and the store is to hear little
@@ -137,9 +138,16 @@ func (m *Map) putStoreWitness(ctx context.Context, now, self Entry, mark Mark) e
 	}
 	_, err := m.Fleet.Commit(ctx, Txn{
 		If:   []Condition{now.unchanged(), self.unchanged()},
-		Then: []Write{{Key: now.Key, Value: encode(StoreWitness{Mark: mark})}},
+		Then: []Write{{Key: now.Key, Value: encode(StoreWitness{mark, m.knownStore().Generation})}},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.fleet.known.Told = mark
+	known := m.fleet.known
+	m.mu.Unlock()
+	return m.cache(ctx, nil, Write{Key: knownStoreKey, Value: encode(known)})
 }
 
 // beginStoreWitness has the store know of a new line of commits, whatever it knew before.

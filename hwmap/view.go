@@ -22,7 +22,13 @@ type fleetView struct {
 
 	ahead map[Key]Revision // of records that were read upon a hint or written, while it is above revision
 
-	restoring bool  // what is being applied is the cache's
+	restoring bool        // what is being applied is the cache's
+	id        string      // of the store that answers
+	known     KnownStore  // what is remembered of it
+	isNew     bool        // known is to be remembered with the next revision
+	suspect   string      // why it is not believed
+	pending   []addr.Host // that have not published again what they know, since it was accepted
+
 	following bool  // whether the store is being watched
 	err       error // why not
 }

@@ -42,6 +42,7 @@ func TestCommandsAnswerInJSON(t *testing.T) {
 		{"host cordon host2", `{"host":2,"name":"host2","identity":"two","state":"cordoned","prefix":"fdab:0:2::/48","blocks":[],"self":false}`},
 		{"host uncordon 2", host2JSON},
 		{"host remove host2", `{"host":2,"removed":true}`},
+		{"store accept", `{"generation":2}`},
 		{"db accept", `{"reason":"it is older","frozen_blocks":[0,1],"ended_machines":[]}`},
 		{"status", `{"version":"v1","host":` + host1JSON + `,"standalone":false,"endpoints":["http://[fd00::ffff]:2379"],"following":false,"revision":7,"store_error":"store unreachable","machines":{"away":1,"here":3},"in_doubt":["web1"],"ids_free":200,"drops":{"not_here":9007199254740993},"firewall":["rule 1 stops errors"],"maps":{"blocks":{"entries":1,"size":2},"moved":{"entries":3,"size":512}}}`},
 	} {

@@ -109,6 +109,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	is := map[bool]int{true: 1}
 	gauge(m.following, is[s.Following])
 	gauge(m.suspect, is[s.DatabaseSuspect != ""], "database")
+	gauge(m.suspect, is[s.StoreSuspect != ""], "store")
 	gauge(m.revision, int(s.Revision))
 	counter(m.hintsSent, s.HintsSent)
 	counter(m.hintsHeeded, s.HintsHeeded)

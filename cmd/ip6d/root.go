@@ -111,6 +111,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newCheckCommand(c),
 		newRepairCommand(c),
 		newTraceCommand(c),
+		newStoreCommand(c),
 		newDropsCommand(c),
 		newMonitorCommand(c),
 		newEventsCommand(c),

@@ -30,6 +30,8 @@ type statusAnswer struct {
 
 	DatabaseSuspect string   `json:"database_suspect,omitempty"`
 	UnknownMachines []string `json:"unknown_machines,omitempty"`
+	StoreSuspect    string   `json:"store_suspect,omitempty"`
+	PendingHosts    []uint32 `json:"pending_hosts,omitempty"` // have not published their records again, in a store that was accepted
 
 	Maps map[string]fillAnswer `json:"maps"` // how full the kernel's maps are, by name
 }
@@ -48,6 +50,7 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 		Firewall: append([]string{}, r.Firewall...), Fenced: r.Fenced,
 
 		DatabaseSuspect: r.DatabaseSuspect, UnknownMachines: r.UnknownMachines,
+		StoreSuspect: r.StoreSuspect, PendingHosts: r.PendingHosts,
 	}
 	for _, f := range r.Maps {
 		a.Maps[f.Map] = fillAnswer{f.Entries, f.Size}
@@ -82,6 +85,12 @@ What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each mea
 					t.row("fenced", fmt.Sprintf("this host was declared dead and carries nothing; ip6d host revive %d takes it back", a.Host.Host))
 				}
 				t.row("store", a.store())
+				if a.StoreSuspect != "" {
+					t.row("store", "suspect: "+a.StoreSuspect+"; nothing is issued or moved: bring the right one back, or run `ip6d store accept`")
+				}
+				if len(a.PendingHosts) > 0 {
+					t.row("waits for hosts", ranges(a.PendingHosts)+" to publish their records again: start them, or declare them dead")
+				}
 				if a.DatabaseSuspect != "" {
 					t.row("database", "suspect: "+a.DatabaseSuspect+"; nothing is issued or moved: bring the right file back, or run `ip6d db accept`")
 					if len(a.UnknownMachines) > 0 {

@@ -177,6 +177,10 @@ var compacted = &ip6dv1.Compaction{
 	Took: durationpb.New(2 * time.Second), Pause: durationpb.New(8 * time.Millisecond),
 }
 
+func (s *stub) AcceptStore(_ context.Context, q *connect.Request[ip6dv1.AcceptStoreRequest]) (*connect.Response[ip6dv1.AcceptStoreResponse], error) {
+	return reply(s, q, &ip6dv1.AcceptStoreResponse{Generation: 2})
+}
+
 func (s *stub) GetDrops(_ context.Context, q *connect.Request[ip6dv1.GetDropsRequest]) (*connect.Response[ip6dv1.GetDropsResponse], error) {
 	now := s.drops[0]
 	if len(s.drops) > 1 {

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -40,6 +41,10 @@ func (s *Store) commit(ctx context.Context, t hwmap.Txn, lease int64) (hwmap.Rev
 		}
 		req.Success = append(req.Success, op)
 	}
+	sent, err := s.history.now()
+	if err != nil {
+		return 0, s.unavailable(ctx, "commit", err)
+	}
 	c := s.call(ctx)
 	defer c.cancel()
 	// gofail: var beforeStore struct{}
@@ -54,6 +59,15 @@ func (s *Store) commit(ctx context.Context, t hwmap.Txn, lease int64) (hwmap.Rev
 	// gofail: var storeAnswerLost struct{}
 	// return 0, fmt.Errorf("commit: %w: the answer was lost", hwmap.ErrInDoubt)
 
+	if err == nil {
+		if resp.GetSucceeded() && slices.ContainsFunc(t.Then, func(w hwmap.Write) bool { return w.Value != nil }) {
+			sent.revision++ // it is later than all that was seen; deleting what is not there has no revision
+		}
+		if restored := s.history.note(sent, resp.GetHeader()); restored != nil && resp.GetSucceeded() {
+			// It was written, but into what may not last.
+			return 0, fmt.Errorf("commit: %w: %w", hwmap.ErrInDoubt, restored)
+		}
+	}
 	switch {
 	case err != nil:
 		return 0, s.writeError(ctx, c, fmt.Sprintf("write %s below %s", written(t), s.prefix), err)

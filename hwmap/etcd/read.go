@@ -42,7 +42,14 @@ func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, erro
 					RequestRange: &pb.RangeRequest{Key: s.key(k), Revision: at},
 				}})
 			}
+			sent, err := s.history.now()
+			if err != nil {
+				return err
+			}
 			resp, err := s.kv.Txn(ctx, req)
+			if err == nil {
+				err = s.history.note(sent, resp.GetHeader())
+			}
 			if err != nil {
 				return err
 			}
@@ -74,10 +81,17 @@ func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwma
 		entries, header = nil, nil
 		from, end := s.key(prefix), []byte(clientv3.GetPrefixRangeEnd(s.prefix+string(prefix)))
 		for {
+			sent, err := s.history.now()
+			if err != nil {
+				return err
+			}
 			resp, err := s.kv.Range(ctx, &pb.RangeRequest{
 				Key: from, RangeEnd: end, Limit: listPage,
 				Revision: header.GetRevision(), // 0 for the first page, which is linearizable
 			})
+			if err == nil {
+				err = s.history.note(sent, resp.GetHeader())
+			}
 			if err != nil {
 				return err
 			}
@@ -104,7 +118,14 @@ func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwma
 // header reads nothing but where the cluster is.
 func (s *Store) header(ctx context.Context) (h *pb.ResponseHeader, err error) {
 	err = s.read(ctx, "read revision", func(ctx context.Context) error {
+		sent, err := s.history.now()
+		if err != nil {
+			return err
+		}
 		resp, err := s.kv.Range(ctx, &pb.RangeRequest{Key: []byte(s.prefix), CountOnly: true})
+		if err == nil {
+			err = s.history.note(sent, resp.GetHeader())
+		}
 		h = resp.GetHeader()
 		return err
 	})

@@ -67,6 +67,8 @@ type Store struct {
 	// listed is where the last List read, nil before the first.
 	listed atomic.Pointer[pb.ResponseHeader]
 
+	history history // of the cluster, to tell when it was restored or replaced
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -165,10 +167,10 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// ID names the etcd cluster: another one has other records and revisions. One that was set up again with the same settings
-// may have the same id, though; what tells it is a revision, or a record, that is not what it was.
-// Errors: hwmap.ErrUnavailable.
+// ID implements hwmap.Store. An etcd cluster that was set up again with the same settings may have the same id; what tells
+// it is a revision, or a record, that is not what it was.
 func (s *Store) ID(ctx context.Context) (string, error) {
+	s.history.forget()
 	h, err := s.header(ctx)
 	if err != nil {
 		return "", err

@@ -1638,7 +1638,13 @@ type GetStatusResponse struct {
 	// While it is: machines, as CELL/NUMBER, that the kernel has and the database does not know.
 	UnknownMachines []string `protobuf:"bytes,31,rep,name=unknown_machines,json=unknownMachines,proto3" json:"unknown_machines,omitempty"`
 	// This host was declared dead: it carries nothing, until it has been revived and has compared its machines with the store.
-	Fenced        bool `protobuf:"varint,20,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	Fenced bool `protobuf:"varint,20,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// Why the fleet's store may have been restored or replaced, so that nothing is issued or moved until it is accepted; empty:
+	// it is believed.
+	StoreSuspect string `protobuf:"bytes,32,opt,name=store_suspect,json=storeSuspect,proto3" json:"store_suspect,omitempty"`
+	// Since it was accepted: hosts that have not published again what they know. Until they have, or are declared dead, no
+	// block is leased and no machine moves.
+	PendingHosts  []uint32 `protobuf:"varint,33,rep,packed,name=pending_hosts,json=pendingHosts,proto3" json:"pending_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1790,6 +1796,20 @@ func (x *GetStatusResponse) GetFenced() bool {
 		return x.Fenced
 	}
 	return false
+}
+
+func (x *GetStatusResponse) GetStoreSuspect() string {
+	if x != nil {
+		return x.StoreSuspect
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetPendingHosts() []uint32 {
+	if x != nil {
+		return x.PendingHosts
+	}
+	return nil
 }
 
 // MapFill is how full a map of the kernel is.
@@ -1949,7 +1969,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\vnext_header\x18\t \x01(\rR\n" +
 	"nextHeader\x12\x16\n" +
 	"\x06length\x18\n" +
-	" \x01(\rR\x06length\"\x99\x05\n" +
+	" \x01(\rR\x06length\"\xe3\x05\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -1970,7 +1990,9 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\fhints_heeded\x18\x0f \x01(\x04R\vhintsHeeded\x12)\n" +
 	"\x10database_suspect\x18\x1e \x01(\tR\x0fdatabaseSuspect\x12)\n" +
 	"\x10unknown_machines\x18\x1f \x03(\tR\x0funknownMachines\x12\x16\n" +
-	"\x06fenced\x18\x14 \x01(\bR\x06fenced\x1a;\n" +
+	"\x06fenced\x18\x14 \x01(\bR\x06fenced\x12#\n" +
+	"\rstore_suspect\x18  \x01(\tR\fstoreSuspect\x12#\n" +
+	"\rpending_hosts\x18! \x03(\rR\fpendingHosts\x1a;\n" +
 	"\rMachinesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"I\n" +

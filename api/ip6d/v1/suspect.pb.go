@@ -21,6 +21,87 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type AcceptStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptStoreRequest) Reset() {
+	*x = AcceptStoreRequest{}
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptStoreRequest) ProtoMessage() {}
+
+func (x *AcceptStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptStoreRequest.ProtoReflect.Descriptor instead.
+func (*AcceptStoreRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_suspect_proto_rawDescGZIP(), []int{0}
+}
+
+type AcceptStoreResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often this store was accepted, and one.
+	Generation    uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptStoreResponse) Reset() {
+	*x = AcceptStoreResponse{}
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptStoreResponse) ProtoMessage() {}
+
+func (x *AcceptStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptStoreResponse.ProtoReflect.Descriptor instead.
+func (*AcceptStoreResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_suspect_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AcceptStoreResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 type AcceptDatabaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -29,7 +110,7 @@ type AcceptDatabaseRequest struct {
 
 func (x *AcceptDatabaseRequest) Reset() {
 	*x = AcceptDatabaseRequest{}
-	mi := &file_ip6d_v1_suspect_proto_msgTypes[0]
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -41,7 +122,7 @@ func (x *AcceptDatabaseRequest) String() string {
 func (*AcceptDatabaseRequest) ProtoMessage() {}
 
 func (x *AcceptDatabaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_suspect_proto_msgTypes[0]
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -54,7 +135,7 @@ func (x *AcceptDatabaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptDatabaseRequest.ProtoReflect.Descriptor instead.
 func (*AcceptDatabaseRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_suspect_proto_rawDescGZIP(), []int{0}
+	return file_ip6d_v1_suspect_proto_rawDescGZIP(), []int{2}
 }
 
 type AcceptDatabaseResponse struct {
@@ -71,7 +152,7 @@ type AcceptDatabaseResponse struct {
 
 func (x *AcceptDatabaseResponse) Reset() {
 	*x = AcceptDatabaseResponse{}
-	mi := &file_ip6d_v1_suspect_proto_msgTypes[1]
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -83,7 +164,7 @@ func (x *AcceptDatabaseResponse) String() string {
 func (*AcceptDatabaseResponse) ProtoMessage() {}
 
 func (x *AcceptDatabaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_suspect_proto_msgTypes[1]
+	mi := &file_ip6d_v1_suspect_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -96,7 +177,7 @@ func (x *AcceptDatabaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptDatabaseResponse.ProtoReflect.Descriptor instead.
 func (*AcceptDatabaseResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_suspect_proto_rawDescGZIP(), []int{1}
+	return file_ip6d_v1_suspect_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AcceptDatabaseResponse) GetReason() string {
@@ -124,14 +205,20 @@ var File_ip6d_v1_suspect_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_suspect_proto_rawDesc = "" +
 	"\n" +
-	"\x15ip6d/v1/suspect.proto\x12\aip6d.v1\"\x17\n" +
+	"\x15ip6d/v1/suspect.proto\x12\aip6d.v1\"\x14\n" +
+	"\x12AcceptStoreRequest\"5\n" +
+	"\x13AcceptStoreResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\"\x17\n" +
 	"\x15AcceptDatabaseRequest\"|\n" +
 	"\x16AcceptDatabaseResponse\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12#\n" +
 	"\rfrozen_blocks\x18\x02 \x03(\rR\ffrozenBlocks\x12%\n" +
-	"\x0eended_machines\x18\x03 \x03(\tR\rendedMachines2c\n" +
+	"\x0eended_machines\x18\x03 \x03(\tR\rendedMachines2\xad\x01\n" +
 	"\x0eSuspectService\x12Q\n" +
-	"\x0eAcceptDatabase\x12\x1e.ip6d.v1.AcceptDatabaseRequest\x1a\x1f.ip6d.v1.AcceptDatabaseResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
+	"\x0eAcceptDatabase\x12\x1e.ip6d.v1.AcceptDatabaseRequest\x1a\x1f.ip6d.v1.AcceptDatabaseResponse\x12H\n" +
+	"\vAcceptStore\x12\x1b.ip6d.v1.AcceptStoreRequest\x1a\x1c.ip6d.v1.AcceptStoreResponseB\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
 var (
 	file_ip6d_v1_suspect_proto_rawDescOnce sync.Once
@@ -145,16 +232,20 @@ func file_ip6d_v1_suspect_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_suspect_proto_rawDescData
 }
 
-var file_ip6d_v1_suspect_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_ip6d_v1_suspect_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_ip6d_v1_suspect_proto_goTypes = []any{
-	(*AcceptDatabaseRequest)(nil),  // 0: ip6d.v1.AcceptDatabaseRequest
-	(*AcceptDatabaseResponse)(nil), // 1: ip6d.v1.AcceptDatabaseResponse
+	(*AcceptStoreRequest)(nil),     // 0: ip6d.v1.AcceptStoreRequest
+	(*AcceptStoreResponse)(nil),    // 1: ip6d.v1.AcceptStoreResponse
+	(*AcceptDatabaseRequest)(nil),  // 2: ip6d.v1.AcceptDatabaseRequest
+	(*AcceptDatabaseResponse)(nil), // 3: ip6d.v1.AcceptDatabaseResponse
 }
 var file_ip6d_v1_suspect_proto_depIdxs = []int32{
-	0, // 0: ip6d.v1.SuspectService.AcceptDatabase:input_type -> ip6d.v1.AcceptDatabaseRequest
-	1, // 1: ip6d.v1.SuspectService.AcceptDatabase:output_type -> ip6d.v1.AcceptDatabaseResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
+	2, // 0: ip6d.v1.SuspectService.AcceptDatabase:input_type -> ip6d.v1.AcceptDatabaseRequest
+	0, // 1: ip6d.v1.SuspectService.AcceptStore:input_type -> ip6d.v1.AcceptStoreRequest
+	3, // 2: ip6d.v1.SuspectService.AcceptDatabase:output_type -> ip6d.v1.AcceptDatabaseResponse
+	1, // 3: ip6d.v1.SuspectService.AcceptStore:output_type -> ip6d.v1.AcceptStoreResponse
+	2, // [2:4] is the sub-list for method output_type
+	0, // [0:2] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -171,7 +262,7 @@ func file_ip6d_v1_suspect_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_suspect_proto_rawDesc), len(file_ip6d_v1_suspect_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

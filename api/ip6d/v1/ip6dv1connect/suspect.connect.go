@@ -36,6 +36,9 @@ const (
 	// SuspectServiceAcceptDatabaseProcedure is the fully-qualified name of the SuspectService's
 	// AcceptDatabase RPC.
 	SuspectServiceAcceptDatabaseProcedure = "/ip6d.v1.SuspectService/AcceptDatabase"
+	// SuspectServiceAcceptStoreProcedure is the fully-qualified name of the SuspectService's
+	// AcceptStore RPC.
+	SuspectServiceAcceptStoreProcedure = "/ip6d.v1.SuspectService/AcceptStore"
 )
 
 // SuspectServiceClient is a client for the ip6d.v1.SuspectService service.
@@ -44,6 +47,11 @@ type SuspectServiceClient interface {
 	// them may have been issued since, and it leases another one. It can be repeated after any error. failed_precondition: the
 	// database is not suspect. unavailable: the fleet's store is away, or did not say how it ended.
 	AcceptDatabase(context.Context, *connect.Request[v1.AcceptDatabaseRequest]) (*connect.Response[v1.AcceptDatabaseResponse], error)
+	// AcceptStore makes a suspect store the fleet's store: an etcd that was restored from a backup, or set up anew. Every host
+	// then publishes again what it knows; until all have, none leases a block or moves a machine, and GetStatus tells which are
+	// waited for. failed_precondition: it is not suspect, this host is standalone, or the store has other settings. unavailable:
+	// the store is away, or did not say how it ended. aborted: another host was faster.
+	AcceptStore(context.Context, *connect.Request[v1.AcceptStoreRequest]) (*connect.Response[v1.AcceptStoreResponse], error)
 }
 
 // NewSuspectServiceClient constructs a client for the ip6d.v1.SuspectService service. By default,
@@ -63,17 +71,29 @@ func NewSuspectServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(suspectServiceMethods.ByName("AcceptDatabase")),
 			connect.WithClientOptions(opts...),
 		),
+		acceptStore: connect.NewClient[v1.AcceptStoreRequest, v1.AcceptStoreResponse](
+			httpClient,
+			baseURL+SuspectServiceAcceptStoreProcedure,
+			connect.WithSchema(suspectServiceMethods.ByName("AcceptStore")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // suspectServiceClient implements SuspectServiceClient.
 type suspectServiceClient struct {
 	acceptDatabase *connect.Client[v1.AcceptDatabaseRequest, v1.AcceptDatabaseResponse]
+	acceptStore    *connect.Client[v1.AcceptStoreRequest, v1.AcceptStoreResponse]
 }
 
 // AcceptDatabase calls ip6d.v1.SuspectService.AcceptDatabase.
 func (c *suspectServiceClient) AcceptDatabase(ctx context.Context, req *connect.Request[v1.AcceptDatabaseRequest]) (*connect.Response[v1.AcceptDatabaseResponse], error) {
 	return c.acceptDatabase.CallUnary(ctx, req)
+}
+
+// AcceptStore calls ip6d.v1.SuspectService.AcceptStore.
+func (c *suspectServiceClient) AcceptStore(ctx context.Context, req *connect.Request[v1.AcceptStoreRequest]) (*connect.Response[v1.AcceptStoreResponse], error) {
+	return c.acceptStore.CallUnary(ctx, req)
 }
 
 // SuspectServiceHandler is an implementation of the ip6d.v1.SuspectService service.
@@ -82,6 +102,11 @@ type SuspectServiceHandler interface {
 	// them may have been issued since, and it leases another one. It can be repeated after any error. failed_precondition: the
 	// database is not suspect. unavailable: the fleet's store is away, or did not say how it ended.
 	AcceptDatabase(context.Context, *connect.Request[v1.AcceptDatabaseRequest]) (*connect.Response[v1.AcceptDatabaseResponse], error)
+	// AcceptStore makes a suspect store the fleet's store: an etcd that was restored from a backup, or set up anew. Every host
+	// then publishes again what it knows; until all have, none leases a block or moves a machine, and GetStatus tells which are
+	// waited for. failed_precondition: it is not suspect, this host is standalone, or the store has other settings. unavailable:
+	// the store is away, or did not say how it ended. aborted: another host was faster.
+	AcceptStore(context.Context, *connect.Request[v1.AcceptStoreRequest]) (*connect.Response[v1.AcceptStoreResponse], error)
 }
 
 // NewSuspectServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -97,10 +122,18 @@ func NewSuspectServiceHandler(svc SuspectServiceHandler, opts ...connect.Handler
 		connect.WithSchema(suspectServiceMethods.ByName("AcceptDatabase")),
 		connect.WithHandlerOptions(opts...),
 	)
+	suspectServiceAcceptStoreHandler := connect.NewUnaryHandler(
+		SuspectServiceAcceptStoreProcedure,
+		svc.AcceptStore,
+		connect.WithSchema(suspectServiceMethods.ByName("AcceptStore")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ip6d.v1.SuspectService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SuspectServiceAcceptDatabaseProcedure:
 			suspectServiceAcceptDatabaseHandler.ServeHTTP(w, r)
+		case SuspectServiceAcceptStoreProcedure:
+			suspectServiceAcceptStoreHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -112,4 +145,8 @@ type UnimplementedSuspectServiceHandler struct{}
 
 func (UnimplementedSuspectServiceHandler) AcceptDatabase(context.Context, *connect.Request[v1.AcceptDatabaseRequest]) (*connect.Response[v1.AcceptDatabaseResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.SuspectService.AcceptDatabase is not implemented"))
+}
+
+func (UnimplementedSuspectServiceHandler) AcceptStore(context.Context, *connect.Request[v1.AcceptStoreRequest]) (*connect.Response[v1.AcceptStoreResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.SuspectService.AcceptStore is not implemented"))
 }
