@@ -114,6 +114,8 @@ func stateMessage(s hwmap.LocalState) ip6dv1.MachineState {
 		return ip6dv1.MachineState_MACHINE_STATE_AWAY
 	case hwmap.Incoming:
 		return ip6dv1.MachineState_MACHINE_STATE_INCOMING
+	case hwmap.Destroying:
+		return ip6dv1.MachineState_MACHINE_STATE_DESTROYING
 	case hwmap.Quarantined:
 		return ip6dv1.MachineState_MACHINE_STATE_QUARANTINED
 	}

@@ -34,8 +34,8 @@ func (s *peerServer) AcceptMachine(ctx context.Context, r *connect.Request[ip6dv
 	return connect.NewResponse(&ip6dv1.AcceptMachineResponse{}), nil
 }
 
-func (s *peerServer) CheckMachine(_ context.Context, r *connect.Request[ip6dv1.CheckMachineRequest]) (*connect.Response[ip6dv1.CheckMachineResponse], error) {
-	v, err := s.Check(addr.Machine(r.Msg.Machine))
+func (s *peerServer) CheckMachine(ctx context.Context, r *connect.Request[ip6dv1.CheckMachineRequest]) (*connect.Response[ip6dv1.CheckMachineResponse], error) {
+	v, err := s.Check(ctx, addr.Machine(r.Msg.Machine))
 	if err != nil {
 		return nil, answer(err)
 	}

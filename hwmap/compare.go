@@ -182,6 +182,8 @@ func (a Audit) compareRecord(l *layers, add func(audit.Kind, ...string)) {
 		} else if !t.Claiming && !s.invites(self, *t) {
 			add(audit.IncomingUninvited, says...)
 		}
+	case Destroying:
+		add(audit.DestroyUnfinished, says...)
 	case Issued:
 		switch {
 		case r == nil:

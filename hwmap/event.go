@@ -78,8 +78,12 @@ func (l Local) kind(before Local) EventKind {
 			return EventArrived
 		case Leaving, Switching:
 			return EventAborted
+		case Destroying:
+			return "" // it was not destroyed after all
 		}
 		return EventCreated
+	case Destroying:
+		return "" // it will be told when it is
 	case Leaving:
 		if before.State == Switching {
 			return EventUndone
@@ -94,7 +98,7 @@ func (l Local) kind(before Local) EventKind {
 	case Free:
 		return EventFreed
 	case Quarantined:
-		if before.State == Here {
+		if before.State == Here || before.State == Destroying {
 			return EventDestroyed
 		}
 		return EventQuarantined

@@ -62,6 +62,9 @@ func (m *Map) create(ctx context.Context, name string, network addr.Network) (Ma
 	if exists && l.Network != network {
 		return MachineView{}, fmt.Errorf("%w: %q is a machine of network %d; choose another name for one in network %d", ErrNameTaken, name, l.Network, network)
 	}
+	if exists && l.State == Destroying {
+		return MachineView{}, fmt.Errorf("%w: machine %q of that name is being destroyed; repeat", ErrState, name)
+	}
 	if !exists {
 		if l, err = m.issue(ctx, name, network); err != nil {
 			return MachineView{}, fmt.Errorf("create %q: %w", name, err)
@@ -149,8 +152,8 @@ func (m *Map) cancel(number addr.Machine) {
 }
 
 // Destroy ends the machine. Its id is quarantined by its home, then free. Errors: ErrUnknownMachine when this host has no
-// machine of that name, as after a call that is repeated; ErrState while a migration is under way; ErrUnavailable and
-// ErrInDoubt away from home.
+// machine of that name, as after a call that is repeated; ErrState while a migration is under way. Away from home also
+// ErrUnavailable, after which it is as before, and ErrInDoubt, after which it is destroyed without a further call, too.
 func (m *Map) Destroy(ctx context.Context, name string) error {
 	return m.doneOnce(ctx, CallDestroy, name, func(ctx context.Context) error { return m.destroy(ctx, name) })
 }
@@ -161,24 +164,52 @@ func (m *Map) destroy(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	if l.State != Here {
+	if l.State != Here && l.State != Destroying {
 		return fmt.Errorf("%w: machine %q is %s; finish or abort its migration first", ErrState, name, l.State)
 	}
 	home, err := m.isHome(l.Machine)
-	if err == nil && !home {
-		// The home learns it from the record; until it can be written, the machine is not destroyed.
-		if err = m.awaits(ctx, l); err == nil {
-			err = m.publishDestroyed(ctx, l)
-		}
-		m.unsettled.add(l.Machine) // should that be in doubt
-	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case home:
 		err = m.end(ctx, l)
+	default:
+		err = m.destroyAway(ctx, l)
 	}
 	if err != nil {
 		return fmt.Errorf("destroy %q: %w", name, err)
 	}
 	return nil
+}
+
+// destroyAway destroys a machine that is away from home, which learns it from the record. The truth says so first: the home
+// may have freed the id, and deleted the record, before this host hears how its transaction ended, and must not find the
+// machine here again after a restart.
+func (m *Map) destroyAway(ctx context.Context, l Local) error {
+	begun := l.State == Here
+	if begun {
+		l.State = Destroying
+		if err := m.record(ctx, l); err != nil {
+			return err
+		}
+	}
+	m.unsettled.add(l.Machine) // should this not come to its end
+	err := m.publishDestroyed(ctx, l)
+	if err == nil {
+		return m.end(ctx, l)
+	}
+	if begun && !errors.Is(err, ErrInDoubt) {
+		l.State = Here // nothing was written
+		return errors.Join(err, m.record(ctx, l))
+	}
+	return errors.Join(err, m.silence(l))
+}
+
+// silence takes the machine's port and its entry in the kernel away.
+func (m *Map) silence(l Local) error {
+	if err := m.removePort(l); err != nil {
+		return err
+	}
+	return m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch)
 }
 
 // end removes all that this host has of a machine that is destroyed, which its record says where it is away from home.
@@ -187,10 +218,7 @@ func (m *Map) end(ctx context.Context, l Local) error {
 	if err != nil {
 		return err
 	}
-	if err := m.removePort(l); err != nil {
-		return err
-	}
-	if err := m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch); err != nil {
+	if err := m.silence(l); err != nil {
 		return err
 	}
 	if !home {
@@ -276,7 +304,7 @@ func (m *Map) view(l Local) (MachineView, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch l.State {
-	case Here, Leaving, Switching:
+	case Here, Leaving, Switching, Destroying:
 		v.Host = m.Self.ID
 	case Incoming:
 		v.Host = l.Peer

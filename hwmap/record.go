@@ -93,6 +93,7 @@ const (
 	Switching   LocalState = "switching"   // a switchover has begun; in doubt until its outcome is read
 	Away        LocalState = "away"        // it has left; this host forwards until finish
 	Incoming    LocalState = "incoming"    // accepted; another host owns it
+	Destroying  LocalState = "destroying"  // it ends here, away from home, and its record is to say so; it is never here again
 	Issued      LocalState = "issued"      // issued from a block of this home, now on another host
 	Quarantined LocalState = "quarantined" // destroyed; the id is free after Until
 	Free        LocalState = "free"        // no machine; kept for the last epoch of the id, for ever

@@ -192,7 +192,7 @@ func (c Call) lasts(state LocalState) bool {
 	switch state {
 	case Leaving, Switching:
 		return c == CallBegin || c == CallSwitchover
-	case Here:
+	case Destroying:
 		return c == CallDestroy
 	}
 	return false
@@ -223,15 +223,6 @@ func (m *Map) requestsOf(ctx context.Context, before, l Local, kind EventKind) (
 		}
 	}
 	return told, kept
-}
-
-// awaits makes l remember the request that ctx is for, if it is for one: what is about to be done may be known to be done
-// only later.
-func (m *Map) awaits(ctx context.Context, l Local) error {
-	if m.ongoing(ctx).ID == "" {
-		return nil
-	}
-	return m.record(ctx, l)
 }
 
 // viewOnce is once for calls that answer with a view.

@@ -83,6 +83,13 @@ func (m *Map) settleHeld(ctx context.Context, number addr.Machine) error {
 		case !s.invites(m.Self.ID, l):
 			return m.withdraw(ctx, l)
 		}
+	case Destroying:
+		if s.record != nil && !s.destroyed(l) && m.disputed(l, s.record) == nil {
+			if err := m.publishDestroyed(ctx, l); err != nil {
+				return errors.Join(err, m.silence(l))
+			}
+		} // else its home knows, or has freed the id already
+		return m.end(ctx, l)
 	case Issued:
 		if r := s.record; r != nil && r.Destroyed {
 			return m.quarantine(ctx, l, max(l.Epoch, r.Epoch))

@@ -272,9 +272,9 @@ func (n network) Accept(ctx context.Context, h hwmap.Host, number addr.Machine) 
 	return n.ask("ask to accept", h, func(m *hwmap.Map) error { return m.Accept(ctx, number) })
 }
 
-func (n network) Check(_ context.Context, h hwmap.Host, number addr.Machine) (v hwmap.PeerView, err error) {
+func (n network) Check(ctx context.Context, h hwmap.Host, number addr.Machine) (v hwmap.PeerView, err error) {
 	err = n.ask("ask to check", h, func(m *hwmap.Map) error {
-		v, err = m.Check(number)
+		v, err = m.Check(ctx, number)
 		return err
 	})
 	return v, err

@@ -88,8 +88,16 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 	return nil
 }
 
-// Check tells what this host does for the machine. Errors: ErrFenced.
-func (m *Map) Check(number addr.Machine) (PeerView, error) {
+// Check tells what this host does for the machine. Errors: ErrFenced, that of ctx.
+//
+// It waits for what is being done with the machine: an abort here that has won, and does not know it yet, is about to take
+// the port away. Had that been ready, a migration begun again meanwhile could be switched over to nothing.
+func (m *Map) Check(ctx context.Context, number addr.Machine) (PeerView, error) {
+	unlock, err := m.operations.lock(ctx, number)
+	if err != nil {
+		return PeerView{}, err
+	}
+	defer unlock()
 	if err := m.checkFence(); err != nil {
 		return PeerView{}, err
 	}

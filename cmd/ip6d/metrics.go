@@ -69,7 +69,7 @@ func newMetrics(datapath api.Datapath, status func() hwmap.Status, audit func() 
 
 // machineStates are the states that machines are counted in.
 func machineStates() []hwmap.LocalState {
-	return []hwmap.LocalState{hwmap.Here, hwmap.Leaving, hwmap.Switching, hwmap.Away, hwmap.Incoming, hwmap.Issued, hwmap.Quarantined}
+	return []hwmap.LocalState{hwmap.Here, hwmap.Leaving, hwmap.Switching, hwmap.Away, hwmap.Incoming, hwmap.Destroying, hwmap.Issued, hwmap.Quarantined}
 }
 
 // Describe implements prometheus.Collector.

@@ -40,6 +40,8 @@ const (
 	MachineState_MACHINE_STATE_ELSEWHERE MachineState = 6
 	// It was destroyed; its id is not yet free again.
 	MachineState_MACHINE_STATE_QUARANTINED MachineState = 7
+	// It ends here, away from home, and is never here again; the store has yet to take that in.
+	MachineState_MACHINE_STATE_DESTROYING MachineState = 8
 )
 
 // Enum value maps for MachineState.
@@ -53,6 +55,7 @@ var (
 		5: "MACHINE_STATE_INCOMING",
 		6: "MACHINE_STATE_ELSEWHERE",
 		7: "MACHINE_STATE_QUARANTINED",
+		8: "MACHINE_STATE_DESTROYING",
 	}
 	MachineState_value = map[string]int32{
 		"MACHINE_STATE_UNSPECIFIED": 0,
@@ -63,6 +66,7 @@ var (
 		"MACHINE_STATE_INCOMING":    5,
 		"MACHINE_STATE_ELSEWHERE":   6,
 		"MACHINE_STATE_QUARANTINED": 7,
+		"MACHINE_STATE_DESTROYING":  8,
 	}
 )
 
@@ -974,7 +978,7 @@ const file_ip6d_v1_machine_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"\x18\n" +
-	"\x16DestroyMachineResponse*\xed\x01\n" +
+	"\x16DestroyMachineResponse*\x8b\x02\n" +
 	"\fMachineState\x12\x1d\n" +
 	"\x19MACHINE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12MACHINE_STATE_HERE\x10\x01\x12\x19\n" +
@@ -983,7 +987,8 @@ const file_ip6d_v1_machine_proto_rawDesc = "" +
 	"\x12MACHINE_STATE_AWAY\x10\x04\x12\x1a\n" +
 	"\x16MACHINE_STATE_INCOMING\x10\x05\x12\x1b\n" +
 	"\x17MACHINE_STATE_ELSEWHERE\x10\x06\x12\x1d\n" +
-	"\x19MACHINE_STATE_QUARANTINED\x10\a2\xf1\x03\n" +
+	"\x19MACHINE_STATE_QUARANTINED\x10\a\x12\x1c\n" +
+	"\x18MACHINE_STATE_DESTROYING\x10\b2\xf1\x03\n" +
 	"\x0eMachineService\x12N\n" +
 	"\rCreateMachine\x12\x1d.ip6d.v1.CreateMachineRequest\x1a\x1e.ip6d.v1.CreateMachineResponse\x12N\n" +
 	"\rAttachMachine\x12\x1d.ip6d.v1.AttachMachineRequest\x1a\x1e.ip6d.v1.AttachMachineResponse\x12N\n" +
