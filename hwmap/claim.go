@@ -82,7 +82,7 @@ func (m *Map) claim(ctx context.Context, wanted Local) error {
 		}
 		if now.Claiming && errors.Is(err, ErrState) {
 			// What an earlier transaction was conditional on has changed, and revisions never return: it cannot win any more.
-			return errors.Join(err, m.withdraw(ctx, now))
+			return errors.Join(err, m.giveUpClaim(ctx, now, s))
 		}
 		if err != nil {
 			return err
@@ -91,10 +91,12 @@ func (m *Map) claim(ctx context.Context, wanted Local) error {
 		if now.State == Incoming || now.State == Away {
 			l.Port = now.Port
 		}
-		if err := m.record(ctx, l); err != nil {
-			return err
+		if !now.Claiming || now.Epoch != l.Epoch || now.Peer != l.Peer {
+			if err := m.record(ctx, l); err != nil {
+				return err
+			}
+			m.unsettled.add(l.Machine) // should this go no further
 		}
-		m.unsettled.add(l.Machine) // should this go no further
 		if err := m.putEntry(l); err != nil {
 			return err
 		}
@@ -110,6 +112,29 @@ func (m *Map) claim(ctx context.Context, wanted Local) error {
 		m.Logger.Warn("machine claimed from a dead host", "machine", l.Name, "host", g.owner, "epoch", next.Epoch)
 		return m.arrive(ctx, l, next)
 	}
+}
+
+// giveUpClaim ends a claim that cannot win any more. Where the record says that the machine comes here from its owner, it
+// is expected as before the claim: a switchover that the owner sent before it died may still be committed.
+func (m *Map) giveUpClaim(ctx context.Context, l Local, s stored) error {
+	r := s.record
+	if r == nil || r.MovingTo != m.Self.ID || r.Host != l.Peer || r.Destroyed {
+		return m.withdraw(ctx, l)
+	}
+	e, _, err := m.Datapath.Machine(m.id(l.Machine))
+	if err != nil {
+		return err
+	}
+	// The entry has the claim's epoch, above that which the owner hands over: the entry goes before the truth has the lower one.
+	if err := m.Datapath.DeleteMachine(e.ID, l.Epoch); err != nil {
+		return err
+	}
+	l.Claiming, l.Epoch = false, r.Epoch
+	if err := m.record(ctx, l); err != nil {
+		return err
+	}
+	m.unsettled.add(l.Machine)
+	return m.Datapath.PutMachine(m.natMachine(l, e.Port))
 }
 
 // pursueClaim goes on with a claim that did not come to its end.

@@ -127,6 +127,8 @@ func TestAClaimIsRefusedUnlessTheOwnerIsDeadAndTheStoreAgrees(t *testing.T) {
 			t.Errorf("records: %+v, before %+v", now.machines, before.machines)
 		}
 		f.say(2, (*hwmap.Map).Uncordon, 3)
+		f.servers[1].start()
+		f.settled()
 		f.say(2, (*hwmap.Map).Revive, 1)
 		refused(3, "web1", 1, hwmap.ErrState, "host 1, which is cordoned")
 	})

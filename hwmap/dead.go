@@ -36,7 +36,7 @@ func (m *Map) DeclareDead(ctx context.Context, id addr.Host, force bool) (Host, 
 			silent = []Condition{alive[0].unchanged()}
 		}
 		now := h
-		now.State, now.Deaths = Dead, h.Deaths+1
+		now.State, now.Fenced = Dead, false
 		if _, err = m.writeHost(ctx, e, h, now, silent...); !errors.Is(err, ErrConflict) {
 			return now, err
 		}
@@ -44,11 +44,14 @@ func (m *Map) DeclareDead(ctx context.Context, id addr.Host, force bool) (Host, 
 }
 
 // Revive takes that back: the host is cordoned. It gives up what was claimed meanwhile, and then carries packets for the
-// machines that it still has. Errors: ErrUnknownHost, ErrState, ErrUnavailable, ErrInDoubt.
+// machines that it still has. It must have stopped, and said so: one that was cut off may not know yet that it was declared
+// dead, and would go on in the name of machines that others have by now. Errors: ErrUnknownHost, ErrState, ErrUnavailable, ErrInDoubt.
 func (m *Map) Revive(ctx context.Context, id addr.Host) (Host, error) {
 	return m.changeHost(ctx, id, func(h Host) (HostState, error) {
-		switch h.State {
-		case Dead, Cordoned: // or repeated
+		switch {
+		case h.State == Dead && !h.Fenced:
+			return "", refusedIn(h, "has not stopped yet, as far as is known: start its daemon where it reaches the store, then repeat")
+		case h.State == Dead, h.State == Cordoned: // or repeated
 			return Cordoned, nil
 		}
 		return "", refusedIn(h, "is not dead")

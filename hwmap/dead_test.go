@@ -53,20 +53,20 @@ func TestOnlyAnotherHostThatIsNotAliveIsDeclaredDeadUnlessForced(t *testing.T) {
 				t.Errorf("host %d, forced %v: %v, want %v", c.id, c.force, err, c.want)
 			}
 		}
-		if h := f.view().hosts[2]; h.State != hwmap.Joined || h.Deaths != 0 {
+		if h := f.view().hosts[2]; h.State != hwmap.Joined {
 			t.Errorf("host 2 is %+v", h)
 		}
 		for range 2 {
 			f.must(f.call(1, declareDead(2, true)))
 		}
 		f.check(nil)
-		if h := f.view().hosts[2]; h.State != hwmap.Dead || h.Deaths != 1 {
+		if h := f.view().hosts[2]; h.State != hwmap.Dead || !h.Fenced {
 			t.Errorf("host 2 is %+v", h)
 		}
 		f.say(1, (*hwmap.Map).Revive, 2)
 		f.servers[2].kill()
 		f.must(f.call(1, declareDead(2, false)))
-		if h := f.view().hosts[2]; h.State != hwmap.Dead || h.Deaths != 2 {
+		if h := f.view().hosts[2]; h.State != hwmap.Dead || h.Fenced {
 			t.Errorf("host 2 is %+v", h)
 		}
 		if _, err := f.on(1).Revive(t.Context(), 1); !errors.Is(err, hwmap.ErrState) {
@@ -99,10 +99,11 @@ func TestOtherHostsRefuseADeadOneUntilTheStoreSaysThatItIsRevived(t *testing.T) 
 		f.servers[3].start()
 		refused(3, true) // from its cache
 		f.servers[3].kill()
+		f.servers[1].start()
+		f.settled()
 		f.say(2, (*hwmap.Map).Revive, 1)
 		f.servers[3].start()
 		refused(3, true)
-		f.servers[1].start()
 		f.inject(nil)
 		f.check(nil)
 		refused(2, false)

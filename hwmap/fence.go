@@ -10,18 +10,16 @@ import (
 	"ip6d/addr"
 )
 
-// A host that was declared dead carries nothing: other hosts may have its machines by now. It is told by its own record,
-// which counts how often that was said, so that it learns of it also when it was revived before it looked. It closes the
-// datapath with one write, and remembers that in its truth; a later start without the store stays closed. When it has been
-// revived it compares each of its machines with the store, gives up those that others own, and opens the datapath again.
+// A host that was declared dead carries nothing: other hosts may have its machines by now. It is told by its own record:
+// it closes the datapath with one write, and remembers that in its truth; a later start without the store stays closed. Then it
+// says so in its record, without which it cannot be revived. When it has been, it compares each of its machines with the store, gives up those that others own, and opens the datapath again.
 
 // fenceKey is the key of the truth's fenceRecord.
 const fenceKey Key = "fence"
 
 // fenceRecord is what a host knows of its own deaths.
 type fenceRecord struct {
-	Fenced bool   `json:"fenced,omitempty"` // it was declared dead, and has not taken up its machines since
-	Deaths uint64 `json:"deaths,omitempty"` // of its record, after which it has
+	Fenced bool `json:"fenced,omitempty"` // it was declared dead, and has not taken up its machines since
 }
 
 // fence is a fenceRecord in memory, and the order in which it changes.
@@ -104,14 +102,14 @@ func (m *Map) heedOwn(ctx context.Context, own Host) error {
 	m.mu.Lock()
 	is := m.fence.is
 	m.mu.Unlock()
-	if !is.Fenced && own.State != Dead && own.Deaths <= is.Deaths {
+	if !is.Fenced && own.State != Dead {
 		return nil
 	}
 	wish(m.fence.wanted) // it may have been revived
 	if m.fence.closed {
 		return nil
 	}
-	m.Logger.Error("this host was declared dead: it carries nothing until an operator revives it", "host", m.Self.ID, "deaths", own.Deaths)
+	m.Logger.Error("this host was declared dead: it carries nothing until an operator revives it", "host", m.Self.ID)
 	return m.close(ctx)
 }
 
@@ -205,8 +203,11 @@ func (m *Map) takeUp(ctx context.Context) error {
 		return nil
 	}
 	before, own, err := m.readHost(ctx, m.Self.ID)
-	if err != nil || own.State == Dead {
+	switch {
+	case err != nil:
 		return err
+	case own.State == Dead:
+		return m.sayFenced(ctx, before, own)
 	}
 	m.mu.Lock()
 	numbers := slices.Sorted(maps.Keys(m.local))
@@ -216,7 +217,7 @@ func (m *Map) takeUp(ctx context.Context) error {
 			return fmt.Errorf("machine %d: %w", number, err)
 		}
 	}
-	if err := m.open(ctx, before, own); err != nil {
+	if err := m.open(ctx, before); err != nil {
 		return err
 	}
 	m.Logger.Warn("this host was revived and carries packets again", "host", m.Self.ID)
@@ -226,8 +227,28 @@ func (m *Map) takeUp(ctx context.Context) error {
 	return nil
 }
 
+// sayFenced records that this host has stopped since it was declared dead: only then can it be revived, because the others
+// take its packets again from then on.
+func (m *Map) sayFenced(ctx context.Context, before Entry, own Host) error {
+	unlock, err := m.fence.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if own.Fenced {
+		return nil
+	}
+	if !m.fence.closed {
+		return errors.New("this host's datapath is not closed yet")
+	}
+	now := own
+	now.Fenced = true
+	_, err = m.writeHost(ctx, before, own, now)
+	return err
+}
+
 // open opens the datapath, if this host's record is still as it was when its machines were compared.
-func (m *Map) open(ctx context.Context, before Entry, own Host) error {
+func (m *Map) open(ctx context.Context, before Entry) error {
 	unlock, err := m.fence.lock(ctx)
 	if err != nil {
 		return err
@@ -241,7 +262,7 @@ func (m *Map) open(ctx context.Context, before Entry, own Host) error {
 		// Whatever it says: what comes after this, heedOwn is told of, and waits for the lock.
 		return fmt.Errorf("%w: the record of this host", ErrConflict)
 	}
-	is := fenceRecord{Deaths: own.Deaths}
+	is := fenceRecord{}
 	if err := m.writeFence(ctx, is); err != nil {
 		return err
 	}

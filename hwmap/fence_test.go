@@ -122,8 +122,8 @@ func TestAFencedHostStaysSoWithoutTheStore(t *testing.T) {
 	}
 }
 
-// It was dead and revived before it looked: what was claimed meanwhile is not its own.
-func TestAHostThatSleptThroughItsDeathGivesUpWhatWasClaimed(t *testing.T) {
+// Until it has stopped and said so, others must not take its packets again: it may go on in the name of what they claimed.
+func TestADeadHostIsRevivedOnlyOnceItHasStoppedAndThenGivesUpWhatWasClaimed(t *testing.T) {
 	for name, cutOff := range map[string]bool{"it was down": false, "it was cut off": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -141,15 +141,15 @@ func TestAHostThatSleptThroughItsDeathGivesUpWhatWasClaimed(t *testing.T) {
 				f.must(f.call(2, declareDead(1, true)))
 				f.adoptBlocks(1, 2)
 				f.claim(3, "web1", 1)
-				f.say(2, (*hwmap.Map).Revive, 1)
-				f.settled()
-				if cutOff {
-					release()
-					f.settled()
+				if _, err := f.on(2).Revive(t.Context(), 1); !errors.Is(err, hwmap.ErrState) {
+					t.Errorf("a host that has not stopped was revived: %v", err)
 				}
+				release()
 				if !cutOff {
 					f.servers[1].start()
 				}
+				f.settled()
+				f.say(2, (*hwmap.Map).Revive, 1)
 				f.check(map[string]addr.Host{"web1": 3, "web2": 1})
 			})
 		})

@@ -131,8 +131,8 @@ func withState(e Entry, before, now Host) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s at revision %d: %v", errMalformed, e.Key, e.ModRevision, err)
 	}
 	fields["state"] = encode(now.State)
-	if now.Deaths != before.Deaths {
-		fields["deaths"] = encode(now.Deaths)
+	if now.Fenced != before.Fenced {
+		fields["fenced"] = encode(now.Fenced)
 	}
 	return encode(fields), nil
 }

@@ -48,9 +48,6 @@ func (m *Map) catchUp(ctx context.Context) (Revision, error) {
 func (m *Map) join(ctx context.Context) error {
 	o := m.Options
 	o.Fleet = m.gate.Store // past the gate, which this is to open
-	m.mu.Lock()
-	o.Self.Deaths = max(m.fleet.hosts[m.Self.ID].Deaths, m.fence.is.Deaths)
-	m.mu.Unlock()
 	record, err := o.claim(ctx, m.mayRejoin)
 	switch {
 	case err == nil:
@@ -126,7 +123,7 @@ func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *
 			return Host{}, fmt.Errorf("%w: id %d belongs to %q with identity %q, this server's is %q; give this server an id of its own",
 				ErrClaimed, o.Self.ID, claimed.Name, claimed.Identity, o.Self.Identity)
 		}
-		record.State, record.Deaths = claimed.State, max(record.Deaths, claimed.Deaths)
+		record.State, record.Fenced = claimed.State, claimed.Fenced
 	} else if err := unlisted(ctx, &record); err != nil {
 		return Host{}, err
 	}

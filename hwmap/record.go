@@ -50,7 +50,7 @@ type Host struct {
 	Underlay netip.Addr     `json:"underlay,omitzero"`
 	Peer     netip.AddrPort `json:"peer,omitzero"` // where its daemon answers the other hosts
 	State    HostState      `json:"state"`
-	Deaths   uint64         `json:"deaths,omitempty"` // how often it was declared dead; it may have been revived since
+	Fenced   bool           `json:"fenced,omitempty"` // dead, and it carries nothing since, as it says itself
 
 	// PeerKey is the fingerprint of the key by which its daemon and the others' know each other: the SHA-256 of the public
 	// key, in hexadecimal. Empty: a daemon of before that wrote it, and is spoken with without TLS.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"ip6d/addr"
 	"ip6d/hwmap"
@@ -20,9 +21,13 @@ const (
 	doubtful    fault = "not done, unknown" // it is not done, and the answer is lost
 	lost        fault = "done, unknown"     // it is done, and the answer is lost
 	delayed     fault = "done later"        // the answer is lost, and it is done a good while later
+	slow        fault = "done, told late"   // it is done, and the answer takes a while
 	crashBefore fault = "crash before"      // the daemon dies just before it
 	crashAfter  fault = "crash after"       // the daemon dies just after it
 )
+
+// answerTime is how long an answer takes that is told late.
+const answerTime = 10 * time.Second
 
 var errDead = fmt.Errorf("%w: this daemon is dead", hwmap.ErrUnavailable)
 
@@ -81,6 +86,10 @@ func (s *steps) do(what string, now func() error, later func()) error {
 	case lost:
 		_ = now()
 		return fmt.Errorf("%w: test fault", hwmap.ErrInDoubt)
+	case slow:
+		err := now()
+		time.Sleep(answerTime)
+		return err
 	case delayed:
 		later()
 		return fmt.Errorf("%w: test fault", hwmap.ErrInDoubt)
