@@ -16,13 +16,14 @@ const (
 	EventDetached    EventKind = "detached"
 	EventLeaving     EventKind = "leaving"     // a migration away from here has begun
 	EventSwitching   EventKind = "switching"   // a switchover has begun
-	EventUndone      EventKind = "undone"      // the switchover could not be; the migration goes on
+	EventUndone      EventKind = "undone"      // the switchover could not be, and the migration goes on; or the destroying, and the machine is here
 	EventAborted     EventKind = "aborted"     // a migration was called off, or lost; the machine stays here
 	EventAway        EventKind = "away"        // it has moved away
 	EventFinished    EventKind = "finished"    // nothing of it is left here
 	EventIncoming    EventKind = "incoming"    // accepted as the target of its migration
 	EventArrived     EventKind = "arrived"     // it has moved here
 	EventWithdrawn   EventKind = "withdrawn"   // it does not come
+	EventDestroying  EventKind = "destroying"  // it ends here, away from home; destroyed follows
 	EventDestroyed   EventKind = "destroyed"   // here
 	EventQuarantined EventKind = "quarantined" // it was destroyed on another host, and this one is its home
 	EventFreed       EventKind = "freed"       // its id can be issued again
@@ -79,11 +80,11 @@ func (l Local) kind(before Local) EventKind {
 		case Leaving, Switching:
 			return EventAborted
 		case Destroying:
-			return "" // it was not destroyed after all
+			return EventUndone
 		}
 		return EventCreated
 	case Destroying:
-		return "" // it will be told when it is
+		return EventDestroying
 	case Leaving:
 		if before.State == Switching {
 			return EventUndone

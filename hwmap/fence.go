@@ -105,7 +105,7 @@ func (m *Map) heedOwn(ctx context.Context, own Host) error {
 	if !is.Fenced && own.State != Dead {
 		return nil
 	}
-	wish(m.fence.wanted) // it may have been revived
+	defer wish(m.fence.wanted) // it may have been revived, and has to say that it has stopped
 	if m.fence.closed {
 		return nil
 	}

@@ -76,7 +76,7 @@ func TestTheHistoryTellsEveryTransition(t *testing.T) {
 		synctest.Wait()
 		for host, want := range map[addr.Host]string{
 			1: "created attached leaving switching away finished incoming withdrawn quarantined",
-			2: "incoming attached arrived leaving aborted destroyed",
+			2: "incoming attached arrived leaving aborted destroying destroyed",
 		} {
 			if got := f.history(host, "web1"); got != want {
 				t.Errorf("host %d says %q\nwant %q", host, got, want)

@@ -144,7 +144,7 @@ type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
 	// What happened. To a machine: created, attached, detached; leaving (its migration has begun), switching, undone (the
-	// switchover could not be), aborted, away (it has moved), finished; on the target incoming, arrived, withdrawn; destroyed;
+	// switchover could not be, or the destroying), aborted, away (it has moved), finished; on the target incoming, arrived, withdrawn; destroying (away from home), destroyed;
 	// at its home quarantined, freed. To a host: host. In a snapshot: present. In a history: answered, a request that found
 	// done what it asks for. There may be more.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
