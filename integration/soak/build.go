@@ -54,6 +54,9 @@ func Build(dir string, mutations ...Mutation) (binary string, failpoints []strin
 	if b.modfile != "" {
 		args = append(args, "-modfile", b.modfile)
 	}
+	if os.Getenv("SOAK_RACE") != "" {
+		args = append(args, "-race")
+	}
 	if _, err := goCommand(append(args, "ip6d/integration/soak/daemon")...); err != nil {
 		return "", nil, err
 	}
@@ -172,7 +175,10 @@ func copyFile(from, to string) error {
 // goCommand runs the go command in the directory of this module and returns its output.
 func goCommand(args ...string) ([]byte, error) {
 	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = os.Environ()
+	if !slices.Contains(args, "-race") { // which needs a C compiler
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

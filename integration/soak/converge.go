@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ip6d/addr"
+	"ip6d/api"
 	ip6dv1 "ip6d/api/ip6d/v1"
+	"ip6d/audit"
 	"ip6d/hwmap"
 	"ip6d/integration/soak/kernel"
 	"ip6d/nat"
@@ -196,7 +198,29 @@ func (s *soak) differences(ctx context.Context) ([]string, error) {
 		c.compareMap(h.id, h.kernel.Snapshot(), d)
 	}
 	slices.Sort(c.differences)
-	return c.differences, nil
+	if len(c.differences) > 0 {
+		return c.differences, nil
+	}
+	return s.audited(ctx)
+}
+
+// audited returns what the daemons themselves find to differ.
+func (s *soak) audited(ctx context.Context) ([]string, error) {
+	var differences []string
+	for _, h := range s.hosts {
+		r, err := h.client.Audits.CheckHost(ctx, connect.NewRequest(&ip6dv1.CheckHostRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		report := api.ReportFrom(r.Msg.Report)
+		for _, d := range report.Differences {
+			if d.Severity != audit.Info {
+				differences = append(differences, fmt.Sprintf("host %d finds: %s", h.id, d.Text()))
+			}
+		}
+		differences = append(differences, report.Errors...)
+	}
+	return differences, nil
 }
 
 // compareMachines compares a host's truth with its kernel and the store.

@@ -11,6 +11,9 @@
 // of every host is seen in the order in which it happened, and a restart takes milliseconds; the real kernel is the business of
 // the tests in integration/.
 //
+// An operator drains hosts and hands their blocks over, and loses hosts: one is cut off, declared dead, and some of its machines
+// are claimed; then it comes back, must be fenced, and is revived.
+//
 // # What the seed decides
 //
 // All that is drawn: the life of each machine, what meddlers do to machines and with which pauses, when which fault befalls whom
@@ -22,5 +25,6 @@
 // The product's source has marks for gofail ("// gofail: var NAME struct{}"), which are comments. Build makes code of them, and of
 // bbolt's own, for the daemon of the soak and for nothing else.
 //
-// SOAK_KEEP=1 keeps the directory of a soak: calls.log is what was asked and answered, hostN.log what the daemons said.
+// SOAK_RACE=1 builds the daemon with the race detector; a race that it finds is a violation. SOAK_KEEP=1 keeps the directory of
+// a soak: calls.log is what was asked and answered, hostN.log what the daemons said.
 package main

@@ -32,6 +32,9 @@ type Options struct {
 
 	Log io.Writer // takes a line for each fault, and for each violation
 
+	// NoOperator leaves hosts alone: none is drained, or lost for good. More machines move then.
+	NoOperator bool
+
 	// Convergence is how long it may take, once the faults have ended, until everything agrees; 0: 90 s.
 	Convergence time.Duration
 
@@ -190,7 +193,9 @@ func (s *soak) load(ctx context.Context) {
 		all.Go(func() { s.meddle(ctx, n) })
 	}
 	all.Go(func() { s.suffer(ctx) })
-	all.Go(func() { s.operate(ctx) })
+	if !s.NoOperator {
+		all.Go(func() { s.operate(ctx) })
+	}
 	all.Wait()
 }
 

@@ -9,6 +9,7 @@ import (
 
 func TestSoak(t *testing.T) {
 	labtest.RequireRoot(t)
+	t.Parallel()
 	o, err := optionsFromEnv()
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 
 	"ip6d/addr"
 	"ip6d/api"
+	"ip6d/audit"
 	"ip6d/certificate"
 	"ip6d/hwmap"
 	"ip6d/hwmap/bolt"
@@ -91,7 +92,11 @@ func serve(ctx context.Context, s kernel.Settings, m *hwmap.Map, identity *certi
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", api.NewHandler(api.HandlerOptions{Map: m, Datapath: noDatapath{}, Logger: log}))
+	mux.Handle("/", api.NewHandler(api.HandlerOptions{
+		Map: m, Datapath: noDatapath{}, Logger: log,
+		Audit: audit.NewAuditor(audit.Options{Host: s.Host, Cluster: kernel.Cluster, Sources: []audit.Source{hwmap.Audit{Map: m}}, Logger: log}),
+		Trace: func(context.Context, addr.ID) (audit.Trace, error) { return audit.Trace{}, errors.ErrUnsupported },
+	}))
 	mux.HandleFunc(kernel.DatabasesPath, func(w http.ResponseWriter, r *http.Request) {
 		if err := writeDatabases(r.Context(), w, truth, cache); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
