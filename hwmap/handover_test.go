@@ -346,3 +346,33 @@ func TestAnUncordonedHostKeepsItsBlockFromALateHandOver(t *testing.T) {
 		}
 	})
 }
+
+// Found by the soak: the new home had been the machine's owner, and its move away was not finished when the machine was destroyed.
+func TestAMachineThatWasDestroyedBeforeItsBlockCameKeepsNoId(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		f.create(1, "web1")
+		f.migrate("web1", 1, 2)
+		f.must(f.call(2, begin("web1", 1)))
+		f.attach(1, "web1")
+		f.must(f.call(2, switchover("web1")))
+		f.settled()
+		f.destroy(1, "web1")
+		time.Sleep(time.Hour + time.Minute)
+		if r, ok := f.view().machines[1]; ok {
+			t.Fatalf("the record is still there: %+v", r)
+		}
+		f.say(1, (*hwmap.Map).Cordon, 1)
+		f.handOver(1, 2)
+		f.settled()
+		f.must(f.call(2, finish("web1")))
+		f.settled()
+		if l := f.servers[2].local(1); l.State != hwmap.Quarantined || l.Epoch != 3 {
+			t.Errorf("the new home has %+v, want it in quarantine, at epoch 3", l)
+		}
+		f.say(2, (*hwmap.Map).Cordon, 2)
+		f.handOver(2, 3) // which needs to know of each id whether it is in use
+		f.check(nil)
+		f.leftBehind(2)
+	})
+}
