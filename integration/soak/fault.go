@@ -89,6 +89,9 @@ func (s *soak) suffer(ctx context.Context) {
 
 // hurt makes a fault, and mend undoes it. Faults of different kinds may befall the same at once.
 func (s *soak) hurt(kind string, who int) {
+	if s.away.Load() && (kind == memberKilled || kind == memberStopped) {
+		return // it is stopped, as all are
+	}
 	switch kind {
 	case memberKilled:
 		s.store.members[who].kill()
@@ -108,6 +111,9 @@ func (s *soak) hurt(kind string, who int) {
 }
 
 func (s *soak) mend(kind string, who int) {
+	if s.away.Load() && (kind == memberKilled || kind == memberStopped) {
+		return // later, with all
+	}
 	switch kind {
 	case memberKilled:
 		s.must(s.store.members[who].start())
@@ -153,12 +159,15 @@ const awayPatience = time.Minute
 func (s *soak) withoutStore(ctx context.Context, n int) {
 	s.operating.Lock()
 	defer s.operating.Unlock()
+	s.away.Store(true)
 	for _, m := range s.store.members {
 		m.running(func(p *process) { p.signal(syscall.SIGSTOP) })
 	}
 	defer func() {
-		for _, m := range s.store.members {
-			m.running(func(p *process) { p.signal(syscall.SIGCONT) })
+		s.away.Store(false)
+		for who := range s.store.members {
+			s.mend(memberKilled, who)
+			s.mend(memberStopped, who)
 		}
 	}()
 	var all sync.WaitGroup

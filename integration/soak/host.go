@@ -112,14 +112,18 @@ func (h *host) arm() string {
 		terms = append(terms, nap)
 	}
 	lost, late := lostAnswer+"=", lateRequest+"="
-	for n := range 4 {
+	doubts, choice := 4, r.IntN(4)
+	if h.Doubt {
+		doubts, choice, nth = 50, 1+r.IntN(2), func() int { return 1 + r.IntN(6) }
+	}
+	for n := range doubts {
 		if n > 0 {
 			lost, late = lost+"->", late+"->"
 		}
 		lost += fmt.Sprintf("%d*off->1*return", nth())
 		late += fmt.Sprintf("%d*off->1*return(%d)", nth(), 1+r.IntN(1<<(4+r.IntN(9))))
 	}
-	switch r.IntN(4) {
+	switch choice {
 	case 0, 1:
 		terms = append(terms, lost)
 	case 2:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -34,6 +35,9 @@ type Options struct {
 
 	// NoOperator leaves hosts alone: none is drained, or lost for good. More machines move then.
 	NoOperator bool
+
+	// Doubt has far more transactions come to the store late, or without an answer.
+	Doubt bool
 
 	// Convergence is how long it may take, once the faults have ended, until everything agrees; 0: 90 s.
 	Convergence time.Duration
@@ -73,7 +77,8 @@ type soak struct {
 	history *history
 	slots   []*slot
 
-	operating sync.Mutex // held while something is done to a whole host, or the store is away
+	away      atomic.Bool // all members are stopped
+	operating sync.Mutex  // held while something is done to a whole host, or the store is away
 
 	mu               sync.Mutex // guards all below
 	faultsByKind     map[string]int
