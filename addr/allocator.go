@@ -1,30 +1,15 @@
 package addr
 
 import (
-	"fmt"
 	"math/bits"
 	"slices"
-	"time"
 )
-
-// DefaultQuarantine is how long a released id stays unissued unless AllocatorOptions says otherwise.
-const DefaultQuarantine = time.Hour
-
-// AllocatorOptions are the settings of an Allocator.
-type AllocatorOptions struct {
-	// Quarantine is for how long a released id is not issued again, so that what was still being sent to its last user
-	// does not reach the next. 0 is DefaultQuarantine.
-	Quarantine time.Duration
-
-	// Now is the clock. nil is time.Now.
-	Now func() time.Time
-}
 
 // Allocator issues machine numbers from the blocks that a host leases: of the block leased first that has a free id, the
 // lowest. It is arithmetic alone, without I/O and without a goroutine: the caller keeps the records that must survive,
-// and rebuilds the Allocator from them with Lease, Use and Quarantine.
+// and rebuilds the Allocator from them with Lease and Use. An id in quarantine is one in use: when it is free the caller knows.
 //
-// An id of a leased block is free, in use or in quarantine. Of ids outside the leased blocks, an Allocator knows
+// An id of a leased block is free or in use. Of ids outside the leased blocks, an Allocator knows
 // nothing: marking one does nothing. So a block is leased first and its ids are marked after that, before the next
 // Allocate.
 //
@@ -33,34 +18,15 @@ type AllocatorOptions struct {
 //
 // An Allocator is not safe for concurrent use; the caller's lock covers it together with the records.
 type Allocator struct {
-	quarantine time.Duration
-	now        func() time.Time
-
 	order  []Block           // leased blocks, in the order of their lease
 	blocks map[Block]*issued // the same blocks
-
-	until    map[Machine]time.Time // ids in quarantine, which are marked as issued as well
-	earliest time.Time             // no quarantine ends before this, so that most calls need not look through until
 }
 
-// issued has a bit for each id of a block that must not be issued now.
+// issued has a bit for each id of a block that is in use.
 type issued [BlockSize / 64]uint64
 
 // NewAllocator returns an Allocator that leases no block.
-func NewAllocator(o AllocatorOptions) *Allocator {
-	if o.Quarantine == 0 {
-		o.Quarantine = DefaultQuarantine
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	return &Allocator{
-		quarantine: o.Quarantine,
-		now:        o.Now,
-		blocks:     make(map[Block]*issued),
-		until:      make(map[Machine]time.Time),
-	}
-}
+func NewAllocator() *Allocator { return &Allocator{blocks: make(map[Block]*issued)} }
 
 // Lease adds b after the other leased blocks, with all its ids free. Leasing a leased block changes nothing,
 // nor does one above MaxBlock, whose ids would be those of another.
@@ -83,11 +49,6 @@ func (a *Allocator) Drop(b Block) {
 	}
 	delete(a.blocks, b)
 	a.order = slices.DeleteFunc(a.order, func(leased Block) bool { return leased == b })
-	for m := range a.until {
-		if m.Block() == b {
-			delete(a.until, m)
-		}
-	}
 }
 
 // Leased reports whether b is leased.
@@ -99,7 +60,6 @@ func (a *Allocator) Blocks() []Block { return slices.Clone(a.order) }
 // Allocate returns a free id, which is in use from then on: the lowest of the block leased first that has one.
 // The error is ErrExhausted.
 func (a *Allocator) Allocate() (Machine, error) {
-	a.expire()
 	for _, b := range a.order {
 		ids := a.blocks[b]
 		if i := ids.lowestFree(); i < BlockSize {
@@ -114,7 +74,6 @@ func (a *Allocator) Allocate() (Machine, error) {
 func (a *Allocator) Use(m Machine) {
 	if ids := a.of(m); ids != nil {
 		ids.set(m % BlockSize)
-		delete(a.until, m)
 	}
 }
 
@@ -124,48 +83,15 @@ func (a *Allocator) InUse(m Machine) bool {
 	return ids != nil && ids.has(m%BlockSize)
 }
 
-// Release puts an id that is in use into quarantine, and returns when that ends. An id that is in quarantine stays in it
-// until the same time as before. Errors: ErrNotInUse, where m is free or of no leased block.
-//
-// The record that m was released is the caller's, and must say the same time. A caller that has to write it
-// first uses Quarantine.
-func (a *Allocator) Release(m Machine) (until time.Time, err error) {
-	a.expire()
-	if until, ok := a.until[m]; ok {
-		return until, nil
-	}
-	if ids := a.of(m); ids == nil || !ids.has(m%BlockSize) {
-		return time.Time{}, fmt.Errorf("release machine %d: %w", m, ErrNotInUse)
-	}
-	until = a.now().Add(a.quarantine)
-	a.Quarantine(m, until)
-	return until, nil
-}
-
-// Quarantine keeps m from being issued before until, whatever it was. An until that has passed makes it free.
-func (a *Allocator) Quarantine(m Machine, until time.Time) {
-	ids := a.of(m)
-	if ids == nil {
-		return
-	}
-	ids.set(m % BlockSize)
-	if len(a.until) == 0 || until.Before(a.earliest) {
-		a.earliest = until
-	}
-	a.until[m] = until
-}
-
 // Cancel makes m free at once, whatever it was. That is right only where nobody can have learnt of its last use.
 func (a *Allocator) Cancel(m Machine) {
 	if ids := a.of(m); ids != nil {
 		ids.clear(m % BlockSize)
-		delete(a.until, m)
 	}
 }
 
 // Free returns how many ids Allocate could issue now.
 func (a *Allocator) Free() int {
-	a.expire()
 	free := 0
 	for _, ids := range a.blocks {
 		free += BlockSize - ids.count()
@@ -188,26 +114,6 @@ func (a *Allocator) of(m Machine) *issued {
 		return nil
 	}
 	return a.blocks[m.Block()]
-}
-
-// expire frees the ids whose quarantine has ended.
-func (a *Allocator) expire() {
-	if len(a.until) == 0 {
-		return
-	}
-	now := a.now()
-	if now.Before(a.earliest) {
-		return
-	}
-	a.earliest = time.Time{}
-	for m, until := range a.until {
-		switch {
-		case !now.Before(until):
-			a.Cancel(m)
-		case a.earliest.IsZero() || until.Before(a.earliest):
-			a.earliest = until
-		}
-	}
 }
 
 func (w *issued) set(i Machine)      { w[i/64] |= 1 << (i % 64) }

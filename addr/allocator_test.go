@@ -8,19 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 )
 
-// clock is a time that only the test moves.
-type clock struct{ t time.Time }
-
-func newClock() *clock { return &clock{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)} }
-
-func (c *clock) now() time.Time          { return c.t }
-func (c *clock) advance(d time.Duration) { c.t = c.t.Add(d) }
-
-func newTestAllocator(c *clock, blocks ...Block) *Allocator {
-	a := NewAllocator(AllocatorOptions{Quarantine: time.Hour, Now: c.now})
+func newTestAllocator(blocks ...Block) *Allocator {
+	a := NewAllocator()
 	for _, b := range blocks {
 		a.Lease(b)
 	}
@@ -37,7 +28,7 @@ func allocate(t *testing.T, a *Allocator) Machine {
 }
 
 func TestAllocateGivesTheLowestFreeIDOfTheBlockLeasedFirst(t *testing.T) {
-	a := newTestAllocator(newClock(), 9, 3)
+	a := newTestAllocator(9, 3)
 	for i := range BlockSize {
 		if m := allocate(t, a); m != Block(9).First()+Machine(i) {
 			t.Fatalf("id %d is %d, want %d", i, m, Block(9).First()+Machine(i))
@@ -54,7 +45,7 @@ func TestAllocateGivesTheLowestFreeIDOfTheBlockLeasedFirst(t *testing.T) {
 }
 
 func TestAllocateFailsWhenNoBlockHasAFreeID(t *testing.T) {
-	a := newTestAllocator(newClock())
+	a := newTestAllocator()
 	if m, err := a.Allocate(); !errors.Is(err, ErrExhausted) {
 		t.Errorf("without a block, Allocate gives %d, %v; want ErrExhausted", m, err)
 	}
@@ -68,9 +59,9 @@ func TestAllocateFailsWhenNoBlockHasAFreeID(t *testing.T) {
 }
 
 func TestMachineZeroIsNeverIssued(t *testing.T) {
-	a := newTestAllocator(newClock(), 0)
+	a := newTestAllocator(0)
 	a.Cancel(0)
-	a.Quarantine(0, time.Time{})
+	a.Use(0)
 	if a.Size() != 255 || a.Free() != 255 {
 		t.Errorf("block 0 has %d of %d ids free, want 255 of 255", a.Free(), a.Size())
 	}
@@ -82,13 +73,10 @@ func TestMachineZeroIsNeverIssued(t *testing.T) {
 	if m, err := a.Allocate(); !errors.Is(err, ErrExhausted) {
 		t.Errorf("the 256th id of block 0 is %d, %v; want ErrExhausted", m, err)
 	}
-	if _, err := a.Release(0); !errors.Is(err, ErrNotInUse) {
-		t.Errorf("Release(0) fails with %v, want ErrNotInUse", err)
-	}
 }
 
 func TestTheHighestBlockIssuesTheHighestID(t *testing.T) {
-	a := newTestAllocator(newClock(), MaxBlock, MaxBlock+1)
+	a := newTestAllocator(MaxBlock, MaxBlock+1)
 	if !slices.Equal(a.Blocks(), []Block{MaxBlock}) {
 		t.Fatalf("blocks are %v: there is none after %d, its ids would be those of block 0", a.Blocks(), MaxBlock)
 	}
@@ -101,60 +89,24 @@ func TestTheHighestBlockIssuesTheHighestID(t *testing.T) {
 	}
 }
 
-func TestAReleasedIDIsNotIssuedBeforeItsQuarantineEnds(t *testing.T) {
-	c := newClock()
-	a := newTestAllocator(c, 1)
-	first := allocate(t, a)
-	until, err := a.Release(first)
-	if err != nil || !until.Equal(c.t.Add(time.Hour)) {
-		t.Fatalf("Release(%d) = %s, %v; want an hour from %s", first, until, err, c.t)
-	}
-	c.advance(time.Hour - 1)
-	if m := allocate(t, a); m == first {
-		t.Fatalf("machine %d was issued again 1 ns before its quarantine ended", m)
-	}
-	c.advance(1)
-	if m := allocate(t, a); m != first {
-		t.Fatalf("after the quarantine of machine %d, the id is %d", first, m)
-	}
-}
-
-func TestReleasingTwiceDoesNotProlongTheQuarantine(t *testing.T) {
-	c := newClock()
-	a := newTestAllocator(c, 1)
+func TestInUseAreTheIDsOfLeasedBlocksThatAreNotFree(t *testing.T) {
+	a := newTestAllocator(1)
 	m := allocate(t, a)
-	until, err := a.Release(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.advance(time.Minute)
-	if again, err := a.Release(m); err != nil || !again.Equal(until) {
-		t.Errorf("the second Release(%d) = %s, %v; want %s as the first", m, again, err, until)
-	}
-	c.t = until
-	if _, err := a.Release(m); !errors.Is(err, ErrNotInUse) {
-		t.Errorf("Release(%d) of a free id fails with %v, want ErrNotInUse", m, err)
-	}
-}
-
-func TestReleaseRefusesWhatIsNotInUse(t *testing.T) {
-	a := newTestAllocator(newClock(), 1)
-	for _, m := range []Machine{Block(1).First(), Block(2).First()} {
-		if _, err := a.Release(m); !errors.Is(err, ErrNotInUse) {
-			t.Errorf("Release(%d) fails with %v, want ErrNotInUse", m, err)
+	a.Use(m + 5)
+	for id, want := range map[Machine]bool{m: true, m + 1: false, m + 5: true, Block(2).First(): false, 0: false} {
+		if a.InUse(id) != want {
+			t.Errorf("machine %d in use: %t, want %t", id, !want, want)
 		}
 	}
-	if a.Free() != BlockSize {
-		t.Errorf("%d ids are free after refused releases, want %d", a.Free(), BlockSize)
+	a.Cancel(m)
+	if a.InUse(m) {
+		t.Errorf("machine %d is in use after Cancel", m)
 	}
 }
 
 func TestIDsOutsideTheLeasedBlocksAreForgotten(t *testing.T) {
-	c := newClock()
-	a := newTestAllocator(c, 1)
-	foreign := Block(2).First()
-	a.Use(foreign)
-	a.Quarantine(foreign+1, c.t.Add(time.Hour))
+	a := newTestAllocator(1)
+	a.Use(Block(2).First())
 	a.Lease(2)
 	if a.Free() != 2*BlockSize {
 		t.Errorf("%d ids are free, want %d: marks before the lease do nothing", a.Free(), 2*BlockSize)
@@ -162,12 +114,8 @@ func TestIDsOutsideTheLeasedBlocksAreForgotten(t *testing.T) {
 }
 
 func TestADroppedBlockIsLeasedAgainAfterTheOthersAndAllFree(t *testing.T) {
-	c := newClock()
-	a := newTestAllocator(c, 5, 6)
-	used, released := allocate(t, a), allocate(t, a)
-	if _, err := a.Release(released); err != nil {
-		t.Fatal(err)
-	}
+	a := newTestAllocator(5, 6)
+	used := allocate(t, a)
 	a.Drop(5)
 	if a.Leased(5) || !slices.Equal(a.Blocks(), []Block{6}) || a.Size() != BlockSize {
 		t.Errorf("after Drop(5): leased %t, blocks %v, size %d", a.Leased(5), a.Blocks(), a.Size())
@@ -178,12 +126,12 @@ func TestADroppedBlockIsLeasedAgainAfterTheOthersAndAllFree(t *testing.T) {
 		t.Errorf("blocks are %v, want [6 5]", a.Blocks())
 	}
 	if a.Free() != 2*BlockSize {
-		t.Errorf("%d ids are free, want all %d: machines %d and %d were dropped with their block", a.Free(), 2*BlockSize, used, released)
+		t.Errorf("%d ids are free, want all %d: machine %d was dropped with its block", a.Free(), 2*BlockSize, used)
 	}
 }
 
 func TestLeasingALeasedBlockKeepsItsIDs(t *testing.T) {
-	a := newTestAllocator(newClock(), 1)
+	a := newTestAllocator(1)
 	m := allocate(t, a)
 	a.Lease(1)
 	if again := allocate(t, a); again == m {
@@ -192,41 +140,24 @@ func TestLeasingALeasedBlockKeepsItsIDs(t *testing.T) {
 }
 
 func TestFreeTellsWhenThreeQuartersAreInUse(t *testing.T) {
-	c := newClock()
-	a := newTestAllocator(c, 1, 2)
+	a := newTestAllocator(1, 2)
 	for range 3 * a.Size() / 4 {
 		allocate(t, a)
 	}
 	if a.Free()*4 != a.Size() {
 		t.Errorf("%d of %d ids are free, want a quarter", a.Free(), a.Size())
 	}
-	if _, err := a.Release(Block(1).First()); err != nil {
-		t.Fatal(err)
-	}
-	if a.Free()*4 != a.Size() {
-		t.Errorf("%d ids are free, want as many as before: one in quarantine is not", a.Free())
-	}
-	c.advance(time.Hour)
+	a.Cancel(Block(1).First())
 	if a.Free()*4 != a.Size()+4 {
-		t.Errorf("%d ids are free, want one more after the quarantine", a.Free())
+		t.Errorf("%d ids are free, want one more", a.Free())
 	}
 }
 
 func TestBlocksIsACopy(t *testing.T) {
-	a := newTestAllocator(newClock(), 1, 2)
+	a := newTestAllocator(1, 2)
 	a.Blocks()[0] = 7
 	if !slices.Equal(a.Blocks(), []Block{1, 2}) {
 		t.Errorf("blocks are %v, want [1 2]", a.Blocks())
-	}
-}
-
-func TestQuarantineIsAnHourUnlessSaid(t *testing.T) {
-	c := newClock()
-	a := NewAllocator(AllocatorOptions{Now: c.now})
-	a.Lease(1)
-	until, err := a.Release(allocate(t, a))
-	if err != nil || !until.Equal(c.t.Add(time.Hour)) {
-		t.Errorf("Release gives %s, %v; want an hour from %s", until, err, c.t)
 	}
 }
 
@@ -234,36 +165,23 @@ func TestQuarantineIsAnHourUnlessSaid(t *testing.T) {
 type model struct {
 	order []Block
 	used  map[Machine]bool
-	until map[Machine]time.Time
 }
 
-func (m *model) free(id Machine, now time.Time) bool {
-	return id != 0 && slices.Contains(m.order, id.Block()) && !m.used[id] && !m.until[id].After(now)
-}
-
-func (m *model) frees(now time.Time) (ids []Machine) {
+func (m *model) frees() (ids []Machine) {
 	for _, b := range m.order {
 		for i := range Machine(BlockSize) {
-			if m.free(b.First()+i, now) {
-				ids = append(ids, b.First()+i)
+			if id := b.First() + i; id != 0 && !m.used[id] {
+				ids = append(ids, id)
 			}
 		}
 	}
 	return ids
 }
 
-func (m *model) forget(id Machine) {
-	delete(m.used, id)
-	delete(m.until, id)
-}
-
 func TestAllocatorBehavesLikeTheModel(t *testing.T) {
-	const quarantine = time.Hour
-	seed := testSeed(t)
-	random := rand.New(rand.NewPCG(seed, 0))
-	c := newClock()
-	a := NewAllocator(AllocatorOptions{Quarantine: quarantine, Now: c.now})
-	m := &model{used: map[Machine]bool{}, until: map[Machine]time.Time{}}
+	random := rand.New(rand.NewPCG(testSeed(t), 0))
+	a := NewAllocator()
+	m := &model{used: map[Machine]bool{}}
 	blocks := []Block{0, 1, 7, MaxBlock}
 
 	for step := range 30_000 {
@@ -274,50 +192,22 @@ func TestAllocatorBehavesLikeTheModel(t *testing.T) {
 		case action < 1:
 			a.Drop(block)
 			m.order = slices.DeleteFunc(m.order, func(b Block) bool { return b == block })
-			for i := range Machine(BlockSize) {
-				m.forget(block.First() + i)
-			}
+			maps.DeleteFunc(m.used, func(id Machine, _ bool) bool { return id.Block() == block })
 		case action < 6:
 			a.Lease(block)
 			if !slices.Contains(m.order, block) {
 				m.order = append(m.order, block)
 			}
-		case action < 16:
+		case action < 26:
 			a.Use(id)
 			if leased {
-				m.forget(id)
 				m.used[id] = true
 			}
-		case action < 26:
-			until := c.t.Add(time.Duration(random.Int64N(int64(2*quarantine))) - quarantine/2)
-			a.Quarantine(id, until)
-			if leased {
-				m.forget(id)
-				m.until[id] = until
-			}
-		case action < 36:
+		case action < 90:
 			a.Cancel(id)
-			if leased {
-				m.forget(id)
-			}
-		case action < 80:
-			until, err := a.Release(id)
-			switch {
-			case leased && m.used[id]:
-				m.forget(id)
-				m.until[id] = c.t.Add(quarantine)
-				fallthrough
-			case leased && m.until[id].After(c.t):
-				if err != nil || !until.Equal(m.until[id]) {
-					t.Fatalf("step %d: Release(%d) = %s, %v; want %s", step, id, until, err, m.until[id])
-				}
-			case !errors.Is(err, ErrNotInUse):
-				t.Fatalf("step %d: Release(%d) of a free id = %s, %v; want ErrNotInUse", step, id, until, err)
-			}
-		case action < 100:
-			c.advance(time.Duration(random.Int64N(int64(quarantine / 4))))
+			delete(m.used, id)
 		default:
-			free := m.frees(c.t)
+			free := m.frees()
 			id, err := a.Allocate()
 			if len(free) == 0 {
 				if !errors.Is(err, ErrExhausted) {
@@ -328,11 +218,13 @@ func TestAllocatorBehavesLikeTheModel(t *testing.T) {
 			if err != nil || id != free[0] {
 				t.Fatalf("step %d: Allocate = %d, %v; want %d", step, id, err, free[0])
 			}
-			m.forget(id)
 			m.used[id] = true
 		}
+		if a.InUse(id) != m.used[id] {
+			t.Fatalf("step %d: machine %d in use: %t, want %t", step, id, a.InUse(id), m.used[id])
+		}
 		if step%16 == 0 {
-			if got, want := a.Free(), len(m.frees(c.t)); got != want {
+			if got, want := a.Free(), len(m.frees()); got != want {
 				t.Fatalf("step %d: %d ids are free, want %d", step, got, want)
 			}
 			if !slices.Equal(a.Blocks(), m.order) {
@@ -340,7 +232,10 @@ func TestAllocatorBehavesLikeTheModel(t *testing.T) {
 			}
 		}
 	}
-	rebuilt := rebuild(c, quarantine, m)
+	rebuilt := newTestAllocator(m.order...) // from records, as when the daemon starts
+	for id := range m.used {
+		rebuilt.Use(id)
+	}
 	for {
 		got, gotErr := rebuilt.Allocate()
 		want, wantErr := a.Allocate()
@@ -351,21 +246,6 @@ func TestAllocatorBehavesLikeTheModel(t *testing.T) {
 			return
 		}
 	}
-}
-
-// rebuild makes an allocator from records, as a store does when the daemon starts.
-func rebuild(c *clock, quarantine time.Duration, m *model) *Allocator {
-	a := NewAllocator(AllocatorOptions{Quarantine: quarantine, Now: c.now})
-	for _, b := range m.order {
-		a.Lease(b)
-	}
-	for id := range maps.Keys(m.used) {
-		a.Use(id)
-	}
-	for id, until := range m.until {
-		a.Quarantine(id, until)
-	}
-	return a
 }
 
 // testSeed returns a new seed and says how to run with it again, should the test fail.
@@ -382,9 +262,8 @@ func testSeed(t *testing.T) uint64 {
 	return seed
 }
 
-func BenchmarkAllocateAndRelease(b *testing.B) {
-	c := newClock()
-	a := newTestAllocator(c)
+func BenchmarkAllocate(b *testing.B) {
+	a := newTestAllocator()
 	for block := range Block(64) {
 		a.Lease(block)
 	}
@@ -394,9 +273,6 @@ func BenchmarkAllocateAndRelease(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := a.Release(m); err != nil {
-			b.Fatal(err)
-		}
-		c.advance(time.Second)
+		a.Cancel(m)
 	}
 }

@@ -15,9 +15,6 @@ var (
 
 	// ErrExhausted is returned by Allocator.Allocate when no leased block has a free id.
 	ErrExhausted = errors.New("no free machine id")
-
-	// ErrNotInUse is returned by Allocator.Release for an id that is free or of no leased block.
-	ErrNotInUse = errors.New("machine id is not in use")
 )
 
 // FieldError says which field of an address is at fault. It wraps ErrInvalid.

@@ -169,7 +169,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		byName:        make(map[string]addr.Machine),
 		complete:      make(map[addr.Block]uint64),
 		waiting:       make(map[addr.Block]struct{}),
-		allocator:     addr.NewAllocator(addr.AllocatorOptions{Now: o.Now}),
+		allocator:     addr.NewAllocator(),
 		fleet:         newFleetView(),
 		state:         Joined,
 		fence:         fence{wanted: make(chan struct{}, 1)},

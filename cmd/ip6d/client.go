@@ -56,6 +56,10 @@ func (c *cli) explain(err error) error {
 	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("no daemon answers on %s: is `ip6d serve` running? (%w)", c.where(), dial.Err)
 	}
+	// The other end may refuse the certificate when this one has begun to ask, and the refusal be lost with the connection.
+	if c.remote.address != "" && !connect.IsWireError(err) && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("no agreement with %s, which ended the connection: %w; check --certificate, --key and --ca, and api in the configuration of that host", c.where(), err)
+	}
 	if connect.CodeOf(err) == connect.CodeUnimplemented {
 		return fmt.Errorf("the daemon on %s does not know this command: it is of an older version; restart it with this one", c.where())
 	}
