@@ -64,7 +64,8 @@ func (d *fakeDatapath) PutWitness(w nat.Witness) error {
 func (d *fakeDatapath) AttachPort(i int, s addr.Stable) error {
 	return d.locked(func() { d.ports[i] = s })
 }
-func (d *fakeDatapath) DetachPort(i int) error { return d.locked(func() { delete(d.ports, i) }) }
+func (d *fakeDatapath) AwaitPacket(int, bool) error { return nil }
+func (d *fakeDatapath) DetachPort(i int) error      { return d.locked(func() { delete(d.ports, i) }) }
 
 func (d *fakeDatapath) PutMachine(m nat.Machine) error {
 	d.mu.Lock()

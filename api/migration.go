@@ -20,7 +20,11 @@ type migrationServer struct {
 }
 
 func (s *migrationServer) BeginMigration(ctx context.Context, r *connect.Request[ip6dv1.BeginMigrationRequest]) (*connect.Response[ip6dv1.BeginMigrationResponse], error) {
-	v, err := s.Begin(ctx, r.Msg.Name, addr.Host(r.Msg.To))
+	begin := s.Begin
+	if r.Msg.ActivateOnFirstPacket {
+		begin = s.BeginOnFirstPacket
+	}
+	v, err := begin(ctx, r.Msg.Name, addr.Host(r.Msg.To))
 	if err != nil {
 		return nil, answer(err)
 	}

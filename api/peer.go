@@ -39,7 +39,14 @@ func (s *peerServer) CheckMachine(ctx context.Context, r *connect.Request[ip6dv1
 	if err != nil {
 		return nil, answer(err)
 	}
-	return connect.NewResponse(&ip6dv1.CheckMachineResponse{Epoch: v.Epoch, Ready: v.Ready, Delivering: v.Delivering}), nil
+	return connect.NewResponse(&ip6dv1.CheckMachineResponse{Epoch: v.Epoch, Ready: v.Ready, Delivering: v.Delivering, Active: v.Active}), nil
+}
+
+func (s *peerServer) ActivateMachine(ctx context.Context, r *connect.Request[ip6dv1.ActivateMachineRequest]) (*connect.Response[ip6dv1.ActivateMachineResponse], error) {
+	if err := s.Activate(ctx, addr.Machine(r.Msg.Machine)); err != nil {
+		return nil, answer(err)
+	}
+	return connect.NewResponse(&ip6dv1.ActivateMachineResponse{}), nil
 }
 
 func (s *peerServer) RereadMachine(_ context.Context, r *connect.Request[ip6dv1.RereadMachineRequest]) (*connect.Response[ip6dv1.RereadMachineResponse], error) {

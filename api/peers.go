@@ -108,7 +108,13 @@ func (p *Peers) Check(ctx context.Context, h hwmap.Host, m addr.Machine) (hwmap.
 	if err != nil {
 		return hwmap.PeerView{}, err
 	}
-	return hwmap.PeerView{Epoch: r.Epoch, Ready: r.Ready, Delivering: r.Delivering}, nil
+	return hwmap.PeerView{Epoch: r.Epoch, Ready: r.Ready, Delivering: r.Delivering, Active: r.Active}, nil
+}
+
+// Activate asks source to switch the machine over, as it sends something here. Errors: hwmap.ErrState, ErrNotReady, and as Check.
+func (p *Peers) Activate(ctx context.Context, source hwmap.Host, m addr.Machine) error {
+	_, err := ask(ctx, p, source, ip6dv1connect.PeerServiceClient.ActivateMachine, &ip6dv1.ActivateMachineRequest{Machine: uint32(m)})
+	return err
 }
 
 // Reread tells h to read the machine's record now. Errors: as Check.

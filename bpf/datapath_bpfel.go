@@ -152,8 +152,8 @@ type DatapathPort struct {
 		High uint64
 		Low  uint64
 	}
-	Ifindex  uint32
-	Reserved uint32
+	Ifindex uint32
+	Awaited uint32
 }
 
 type DatapathSample struct {

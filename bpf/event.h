@@ -83,14 +83,35 @@ static __always_inline int drop(struct __sk_buff *skb, const struct packet *p,
 	return TC_ACT_SHOT;
 }
 
+/* was_told tells whether a message went out less than TOLD_INTERVAL ago. */
+static __always_inline bool was_told(const struct told *key, __u64 now)
+{
+	__u64 *last = bpf_map_lookup_elem(&told, key);
+
+	return last && now - *last < TOLD_INTERVAL;
+}
+
+/* tell_sent tells the daemon that the machine p->from sends. It goes on until nobody waits for it:
+ * a daemon that was down, or has forgotten, is told by the next packet. */
+static __noinline int tell_sent(struct __sk_buff *skb, const struct packet *p, enum way way)
+{
+	struct told key = {.machine = p->from.machine, .cell = p->from.cell, .host = own.host};
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (was_told(&key, now))
+		return 0;
+	bpf_map_update_elem(&told, &key, &now, BPF_ANY);
+	send_event(skb, p, EVENT_SENT, DROP_NONE, way, own.host);
+	return 0;
+}
+
 /* tell_astray has the daemon tell a host that it sent a packet for a machine that is not here. */
 static __noinline int tell_astray(struct __sk_buff *skb, const struct packet *p, enum way way)
 {
 	struct told key = {.machine = p->to.machine, .cell = p->to.cell, .host = p->from.host};
 	__u64 now = bpf_ktime_get_coarse_ns();
-	__u64 *last = bpf_map_lookup_elem(&told, &key);
 
-	if (last && now - *last < TOLD_INTERVAL)
+	if (was_told(&key, now))
 		return 0;
 	/* a machine that tries all numbers of its network makes a key of each */
 	if (!is_sampled(DROP_NONE))

@@ -187,6 +187,11 @@ int from_machine(struct __sk_buff *skb)
 	port = find_port(skb->ifindex);
 	if (!port)
 		return drop(skb, &p, DROP_UNKNOWN_PORT, way);
+	/* also of what is refused: that it sends is what is waited for, not what */
+	if (port->awaited && same(p.source, port->stable)) {
+		read_stable(port->stable, &p.from);
+		tell_sent(skb, &p, way);
+	}
 
 	/* in this order, as one comparison tells that a packet is none of these */
 	if (!same(p.source, port->stable) || prefix(p.destination) != own.stable) {

@@ -87,7 +87,7 @@ struct block {
 struct port {
 	struct address stable;
 	__u32 ifindex; /* 0: the place is free */
-	__u32 reserved;
+	__u32 awaited; /* 1: the daemon waits for the machine to send */
 };
 
 /* Who is at the other end of the underlay's device. */
@@ -187,6 +187,7 @@ enum way {
 enum event_kind {
 	EVENT_DROP = 1, /* a packet was refused */
 	EVENT_ASTRAY,	/* a host sent a packet here for a machine that is not here */
+	EVENT_SENT,	/* a machine sent something that the daemon waits for */
 } __attribute__((packed));
 
 /* What `events` carries. */

@@ -115,7 +115,8 @@ struct {
 	__uint(max_entries, DROPS);
 } samples SEC(".maps");
 
-/* When a host was last told that a machine is not here. */
+/* When a host was last told that a machine is not here; of this host: when the daemon was last told
+ * that a machine sends which it waits for. */
 struct told {
 	__u32 machine;
 	__u32 host;

@@ -20,6 +20,7 @@ type kernel struct {
 
 	mu       sync.Mutex // guards all below
 	ports    map[int]addr.Stable
+	awaited  map[int]bool
 	machines map[addr.ID]nat.Machine
 	moved    map[addr.ID]nat.Moved
 	blocks   map[addr.Block]nat.Block
@@ -39,7 +40,7 @@ func (k *kernel) reboot() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ports, k.machines = make(map[int]addr.Stable), make(map[addr.ID]nat.Machine)
-	k.witness = nat.Witness{}
+	k.witness, k.awaited = nat.Witness{}, make(map[int]bool)
 	k.moved, k.blocks = make(map[addr.ID]nat.Moved), make(map[addr.Block]nat.Block)
 	k.dead, k.fenced = make(map[addr.Host]bool), false
 }
@@ -85,14 +86,35 @@ func (k *kernel) AttachPort(ifindex int, s addr.Stable) error {
 			return err
 		}
 	}
+	if k.ports[ifindex] != s {
+		delete(k.awaited, ifindex)
+	}
 	k.ports[ifindex] = s
 	return nil
+}
+
+func (k *kernel) AwaitPacket(ifindex int, await bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.ports[ifindex]; !ok {
+		return fmt.Errorf("port %d: %w", ifindex, nat.ErrNotFound)
+	}
+	k.awaited[ifindex] = await
+	return nil
+}
+
+// tells reports whether what the machine sends is told: what its port waits for, or what is not awaited any more.
+func (k *kernel) tells(id addr.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.awaited[k.machines[id].Port.Ifindex]
 }
 
 func (k *kernel) DetachPort(ifindex int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.ports, ifindex)
+	delete(k.awaited, ifindex)
 	return nil
 }
 

@@ -188,6 +188,20 @@ func (f *fleet) hold(host addr.Host) (release func()) {
 	}
 }
 
+// isolate is cutOff for hosts whose watches bring nothing either, until restore is called.
+func (f *fleet) isolate(hosts ...addr.Host) (restore func()) {
+	f.cutOff(hosts...)
+	restores := []func(){func() { f.inject(nil) }}
+	for _, h := range hosts {
+		restores = append(restores, f.hold(h))
+	}
+	return func() {
+		for _, restore := range restores {
+			restore()
+		}
+	}
+}
+
 // released returns what is closed when the host's watch is not held back.
 func (f *fleet) released(host addr.Host) <-chan struct{} {
 	f.mu.Lock()
@@ -461,6 +475,13 @@ func attach(name string) func(context.Context, *hwmap.Map) error {
 func begin(name string, to addr.Host) func(context.Context, *hwmap.Map) error {
 	return func(ctx context.Context, m *hwmap.Map) error {
 		_, err := m.Begin(ctx, name, to)
+		return err
+	}
+}
+
+func beginOnFirstPacket(name string, to addr.Host) func(context.Context, *hwmap.Map) error {
+	return func(ctx context.Context, m *hwmap.Map) error {
+		_, err := m.BeginOnFirstPacket(ctx, name, to)
 		return err
 	}
 }

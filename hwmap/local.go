@@ -108,6 +108,9 @@ func (m *Map) restorePort(l Local) (nat.Port, error) {
 	if err == nil {
 		err = m.Datapath.AttachPort(port.Ifindex, s)
 	}
+	if err == nil && l.State == Incoming {
+		err = m.Datapath.AwaitPacket(port.Ifindex, l.awaitsPacket())
+	}
 	if err != nil {
 		m.Logger.Warn("port is lost; attach the machine again", "machine", l.Name, "device", l.Port.Device, "error", err)
 		return nat.Port{}, nil

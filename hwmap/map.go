@@ -22,6 +22,8 @@ import (
 type Datapath interface {
 	AttachPort(ifindex int, s addr.Stable) error
 	DetachPort(ifindex int) error
+	// AwaitPacket has what the port's machine sends told, by Map.Sent, or ends that. Without such a port: nat.ErrNotFound.
+	AwaitPacket(ifindex int, await bool) error
 
 	PutMachine(nat.Machine) error
 	Machine(addr.ID) (nat.Machine, bool, error)
@@ -72,6 +74,7 @@ type Peers interface {
 	Accept(ctx context.Context, target Host, m addr.Machine) error
 	Check(ctx context.Context, h Host, m addr.Machine) (PeerView, error)
 	Reread(ctx context.Context, h Host, m addr.Machine) error
+	Activate(ctx context.Context, source Host, m addr.Machine) error
 }
 
 // PeerView is what a host says that it does for a machine.
@@ -79,6 +82,7 @@ type PeerView struct {
 	Epoch      uint64 // 0: nothing
 	Ready      bool   // incoming, with a port
 	Delivering bool   // here, packets go into its port
+	Active     bool   // incoming, and it has sent something that was waited for
 }
 
 // Options are the settings and surroundings of a Map. All are needed but where it says otherwise.
@@ -123,6 +127,7 @@ type Map struct {
 
 	unsettled   queue[addr.Machine] // machines whose record is to be read again; see settle.go
 	changedHome queue[addr.Block]   // blocks that this host was given, or gave away; see home.go
+	active      active              // machines on their way here that send; see activate.go
 	hints       queue[hint]         // for other hosts; see hint.go
 	astray      *rate.Limiter       // of hints about packets that went astray
 	rereads     rereads             // what other hosts' hints ask for; see reread.go
@@ -245,7 +250,7 @@ func (m *Map) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		m.follow, m.settle, m.deliverHints, m.heedHints, m.keepBlocks, m.keepHomes, m.sweep, m.publishApplied, m.stayAlive,
-		m.tellStore, m.keepFence, m.keepHistory, m.tellHosts, m.awaitConfirmed,
+		m.tellStore, m.keepFence, m.keepHistory, m.tellHosts, m.awaitConfirmed, m.activate,
 	} {
 		g.Go(func() error { return task(ctx) })
 	}

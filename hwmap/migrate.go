@@ -13,10 +13,10 @@ import (
 // ErrUnknownMachine, ErrUnknownHost, ErrUsage, ErrStandalone, ErrState, ErrConflict, ErrUnavailable and ErrInDoubt from the
 // store, and what the target answers.
 func (m *Map) Begin(ctx context.Context, name string, to addr.Host) (MachineView, error) {
-	return m.viewOnce(ctx, CallBegin, name, to, func(ctx context.Context) (MachineView, error) { return m.beginNamed(ctx, name, to) })
+	return m.viewOnce(ctx, CallBegin, name, to, func(ctx context.Context) (MachineView, error) { return m.beginNamed(ctx, name, to, false) })
 }
 
-func (m *Map) beginNamed(ctx context.Context, name string, to addr.Host) (MachineView, error) {
+func (m *Map) beginNamed(ctx context.Context, name string, to addr.Host, onFirstPacket bool) (MachineView, error) {
 	if m.standalone {
 		return MachineView{}, fmt.Errorf("%w: configure the endpoints of a fleet's store to migrate machines", ErrStandalone)
 	}
@@ -35,14 +35,14 @@ func (m *Map) beginNamed(ctx context.Context, name string, to addr.Host) (Machin
 		return MachineView{}, err
 	}
 	defer unlock()
-	if l, err = m.begin(ctx, l, target); err != nil {
+	if l, err = m.begin(ctx, l, target, onFirstPacket); err != nil {
 		m.unsettled.add(l.Machine)
 		return MachineView{}, fmt.Errorf("begin migration of %q: %w", name, err)
 	}
 	return m.view(l)
 }
 
-func (m *Map) begin(ctx context.Context, l Local, target Host) (Local, error) {
+func (m *Map) begin(ctx context.Context, l Local, target Host, onFirstPacket bool) (Local, error) {
 	if (l.State == Leaving || l.State == Switching) && l.Peer != target.ID && m.isDead(l.Peer) {
 		// Nobody is there to hear of the abort; and what the store decides holds for a target that comes back.
 		if err := m.abortLeaving(ctx, l); err != nil {
@@ -55,7 +55,9 @@ func (m *Map) begin(ctx context.Context, l Local, target Host) (Local, error) {
 		if l.State != Here {
 			return l, m.wrongState(l, "begin a migration")
 		}
-		l.State, l.Peer, l.From = Leaving, target.ID, 0
+	}
+	if !repeated || l.OnFirstPacket != onFirstPacket { // the last word counts
+		l.State, l.Peer, l.From, l.OnFirstPacket = Leaving, target.ID, 0, onFirstPacket
 		if err := m.record(ctx, l); err != nil {
 			return l, err
 		}
@@ -83,7 +85,7 @@ func (m *Map) publishLeaving(ctx context.Context, l Local) error {
 		return err
 	}
 	r := m.owned(l)
-	r.MovingTo = l.Peer
+	r.MovingTo, r.OnFirstPacket = l.Peer, l.OnFirstPacket
 	if s.record != nil && *s.record == r {
 		return nil
 	}
@@ -176,7 +178,7 @@ func (m *Map) abortIncoming(ctx context.Context, l Local) error {
 			return m.withdraw(ctx, l) // aborted already, and this host only had to hear of it
 		}
 		r := *s.record
-		r.MovingTo = 0
+		r.MovingTo, r.OnFirstPacket = 0, false
 		switch _, err := m.replace(ctx, s, &r); {
 		case errors.Is(err, ErrConflict):
 		case err != nil:
@@ -192,7 +194,7 @@ func (m *Map) abortIncoming(ctx context.Context, l Local) error {
 // win any more. What else its record says is settled after that.
 func (m *Map) stay(ctx context.Context, l Local) error {
 	target := l.Peer
-	l.State, l.Peer = Here, 0
+	l.State, l.Peer, l.OnFirstPacket = Here, 0, false
 	if err := m.putEntry(l); err != nil {
 		return err
 	}

@@ -79,6 +79,11 @@ func (m *Map) attach(ctx context.Context, l Local, spec PortSpec) (Local, error)
 	if err := m.Datapath.PutMachine(m.natMachine(l, port)); err != nil {
 		return l, err
 	}
+	if l.awaitsPacket() { // last: only now the source would find this host ready
+		if err := m.awaitPacket(l); err != nil {
+			return l, err
+		}
+	}
 	if before.Port.Ifindex != 0 && before.Port.Ifindex != port.Ifindex {
 		// The device was made anew, because it had gone: its program has not.
 		return l, m.Datapath.DetachPort(before.Port.Ifindex)

@@ -82,6 +82,8 @@ type Machine struct {
 	MovingTo  addr.Host    `json:"moving_to,omitempty"`
 	Epoch     uint64       `json:"epoch"`
 	Destroyed bool         `json:"destroyed,omitempty"`
+
+	OnFirstPacket bool `json:"on_first_packet,omitempty"` // of the migration to MovingTo: see activate.go
 }
 
 // LocalState is what a host has to do with a machine, in its own truth.
@@ -110,9 +112,13 @@ type Local struct {
 	From     addr.Host    `json:"from,omitempty"`     // Here: where it came from, until it is to leave
 	Claiming bool         `json:"claiming,omitempty"` // Incoming: it is not the owner that hands it over; an operator said that he is dead
 	Port     *LocalPort   `json:"port,omitempty"`     // nil: not attached
-	Revision Revision     `json:"revision,omitempty"` // Away: of the transaction that made the target the owner
-	Until    time.Time    `json:"until,omitzero"`     // Quarantined
-	Requests []Request    `json:"requests,omitempty"` // of calls that may come to their end without their caller; see request.go
+
+	// Leaving, Switching, Incoming: what the machine sends first on the target has the switchover done; see activate.go.
+	OnFirstPacket bool `json:"on_first_packet,omitempty"`
+
+	Revision Revision  `json:"revision,omitempty"` // Away: of the transaction that made the target the owner
+	Until    time.Time `json:"until,omitzero"`     // Quarantined
+	Requests []Request `json:"requests,omitempty"` // of calls that may come to their end without their caller; see request.go
 }
 
 // LocalPort is the truth about a machine's port. While the port is being made, it has neither MAC nor MTU.

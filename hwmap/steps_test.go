@@ -189,6 +189,9 @@ func (k steppedKernel) AttachPort(ifindex int, s addr.Stable) error {
 func (k steppedKernel) DetachPort(ifindex int) error {
 	return k.local("detach program", func() error { return k.Datapath.DetachPort(ifindex) })
 }
+func (k steppedKernel) AwaitPacket(ifindex int, await bool) error {
+	return k.local("await packet", func() error { return k.Datapath.AwaitPacket(ifindex, await) })
+}
 func (k steppedKernel) PutMachine(m nat.Machine) error {
 	return k.local("put machine "+m.State.String(), func() error { return k.Datapath.PutMachine(m) })
 }
@@ -294,4 +297,8 @@ func (n network) Reread(_ context.Context, h hwmap.Host, number addr.Machine) er
 		m.Reread(number)
 		return nil
 	})
+}
+
+func (n network) Activate(ctx context.Context, h hwmap.Host, number addr.Machine) error {
+	return n.ask("ask to activate", h, func(m *hwmap.Map) error { return m.Activate(ctx, number) })
 }

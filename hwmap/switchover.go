@@ -36,6 +36,11 @@ func (m *Map) switchoverNamed(ctx context.Context, name string) (Outcome, uint64
 		return "", 0, err
 	}
 	defer unlock()
+	return m.switchoverHeld(ctx, l)
+}
+
+// switchoverHeld is switchoverNamed for a caller who holds the machine's lock.
+func (m *Map) switchoverHeld(ctx context.Context, l Local) (Outcome, uint64, error) {
 	switch l.State {
 	case Away: // repeated
 		return Committed, l.Epoch + 1, nil
@@ -56,15 +61,15 @@ func (m *Map) switchoverNamed(ctx context.Context, name string) (Outcome, uint64
 	switch {
 	case outcome == Committed:
 		if err != nil { // the target is the owner all the same; settling repeats what failed
-			m.Logger.Error("switchover committed, but not written down", "machine", name, "to", l.Peer, "error", err)
+			m.Logger.Error("switchover committed, but not written down", "machine", l.Name, "to", l.Peer, "error", err)
 		}
 		return Committed, l.Epoch + 1, nil
 	case err != nil && now.State == Switching && !errors.Is(err, ErrState):
 		// It stays flipped until its outcome is known.
-		m.Logger.Warn("switchover in doubt", "machine", name, "to", l.Peer, "error", err)
+		m.Logger.Warn("switchover in doubt", "machine", l.Name, "to", l.Peer, "error", err)
 		return InDoubt, l.Epoch, nil
 	case err != nil:
-		return "", 0, fmt.Errorf("switchover of %q: %w", name, err)
+		return "", 0, fmt.Errorf("switchover of %q: %w", l.Name, err)
 	}
 	return outcome, l.Epoch, nil
 }
@@ -176,7 +181,7 @@ func (m *Map) resolve(ctx context.Context, l Local, s stored) (Outcome, error) {
 // depart makes l a machine that has left: this host forwards what still comes for it.
 func (m *Map) depart(ctx context.Context, l Local, revision Revision) error {
 	m.hints.add(hint{l.Peer, l.Machine})
-	l.State, l.Revision = Away, revision
+	l.State, l.Revision, l.OnFirstPacket = Away, revision, false
 	if err := m.putEntry(l); err != nil {
 		return err
 	}

@@ -68,8 +68,8 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 		return fmt.Errorf("%w: host %d knows machine %q at epoch %d, the record is of epoch %d", ErrState, m.Self.ID, r.Name, now.Epoch, r.Epoch)
 	case now.Claiming:
 		return fmt.Errorf("%w: machine %q is being claimed by host %d", ErrState, r.Name, m.Self.ID)
-	case now.State == Incoming && now.Epoch == r.Epoch && now.Peer == r.Host:
-		return m.putEntry(now) // repeated
+	case now.State == Incoming && now.Epoch == r.Epoch && now.Peer == r.Host: // repeated
+		return m.acceptAgain(ctx, now, r)
 	case now.State == Incoming: // of an earlier migration that was aborted
 		if err := m.withdraw(ctx, now); err != nil {
 			return err
@@ -77,7 +77,7 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 	case now.State != Issued && now.State != Free && now.State != "":
 		return fmt.Errorf("%w: machine %q is %s on host %d; finish that migration first", ErrState, now.Name, now.State, m.Self.ID)
 	}
-	l := Local{Machine: r.Machine, Name: r.Name, Network: r.Network, Epoch: r.Epoch, State: Incoming, Peer: r.Host}
+	l := Local{Machine: r.Machine, Name: r.Name, Network: r.Network, Epoch: r.Epoch, State: Incoming, Peer: r.Host, OnFirstPacket: r.OnFirstPacket}
 	if err := m.record(ctx, l); err != nil {
 		return err
 	}
@@ -86,6 +86,19 @@ func (m *Map) accept(ctx context.Context, r Machine) error {
 		return errors.Join(err, m.withdraw(ctx, l))
 	}
 	return nil
+}
+
+// acceptAgain keeps what was accepted, but for how the switchover is to come.
+func (m *Map) acceptAgain(ctx context.Context, l Local, r Machine) error {
+	if err := m.putEntry(l); err != nil || l.OnFirstPacket == r.OnFirstPacket {
+		return err
+	}
+	l.OnFirstPacket = r.OnFirstPacket
+	if err := m.record(ctx, l); err != nil {
+		return err
+	}
+	m.active.forget(l.Machine)
+	return m.awaitPacket(l)
 }
 
 // Check tells what this host does for the machine. Errors: ErrFenced, that of ctx.
@@ -112,14 +125,22 @@ func (m *Map) Check(ctx context.Context, number addr.Machine) (PeerView, error) 
 		Epoch:      e.Epoch,
 		Ready:      attached && e.State == nat.Incoming,
 		Delivering: attached && e.State == nat.Delivering,
+		Active:     attached && l.awaitsPacket() && m.active.has(l),
 	}, nil
 }
 
 // arrive makes an incoming machine one that is here: r, read from the store, says that it is this host's.
 func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
-	l.State, l.From, l.Peer, l.Claiming, l.Epoch = Here, l.Peer, 0, false, r.Epoch
+	awaited := l.OnFirstPacket
+	l.State, l.From, l.Peer, l.Claiming, l.Epoch, l.OnFirstPacket = Here, l.Peer, 0, false, r.Epoch, false
 	if err := m.putEntry(l); err != nil { // first of all: packets are waiting
 		return err
+	}
+	m.active.forget(l.Machine)
+	if awaited {
+		if err := m.awaitPacket(l); err != nil {
+			return err
+		}
 	}
 	// gofail: var afterArrival struct{}
 	return m.record(ctx, l)
@@ -127,6 +148,7 @@ func (m *Map) arrive(ctx context.Context, l Local, r Machine) error {
 
 // withdraw ends an incoming machine that does not come: its port goes.
 func (m *Map) withdraw(ctx context.Context, l Local) error {
+	m.active.forget(l.Machine)
 	if err := m.removePort(l); err != nil {
 		return err
 	}

@@ -14,16 +14,22 @@ import (
 	"ip6d/bpf"
 )
 
-// astray is what the daemon is told of a packet for a machine that is not here.
-type astray struct {
-	from        addr.Host  // which is to read again where the machine is
+// word is what the daemon is told of a packet, refused or not.
+type word struct {
+	kind        EventKind
+	from        addr.Host  // EventAstray: which is to read again where the machine is; EventSent: this host
 	destination netip.Addr // as it came
 }
 
-func (a astray) String() string { return fmt.Sprintf("host %d sent to %s", a.from, a.destination) }
+func (a word) String() string {
+	if a.kind == EventSent {
+		return fmt.Sprintf("a machine of host %d sends, to %s", a.from, a.destination)
+	}
+	return fmt.Sprintf("host %d sent to %s", a.from, a.destination)
+}
 
 // heard returns what was told since it was last asked, and has the programs tell it again at once.
-func (b *bench) heard() (all []astray, err error) {
+func (b *bench) heard() (all []word, err error) {
 	if b.events == nil {
 		if b.events, err = ringbuf.NewReader(b.objects.Events); err != nil {
 			return nil, err
@@ -44,8 +50,8 @@ func (b *bench) heard() (all []astray, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if e.Kind == EventAstray {
-			all = append(all, astray{e.Host, e.Destination})
+		if e.Kind == EventAstray || e.Kind == EventSent {
+			all = append(all, word{e.Kind, e.Host, e.Destination})
 		}
 	}
 	for key := (bpf.DatapathTold{}); all != nil && b.objects.Told.NextKey(nil, &key) == nil; {

@@ -27,7 +27,11 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 	if err != nil {
 		return fmt.Errorf("port %d: read: %w", ifindex, err)
 	}
-	if err := d.putPort(ifindex, portValue(ifindex, s)); err != nil {
+	now := portValue(ifindex, s)
+	if ok && old.Stable == now.Stable {
+		now.Awaited = old.Awaited
+	}
+	if err := d.putPort(ifindex, now); err != nil {
 		return fmt.Errorf("port %d: %w", ifindex, err)
 	}
 	err = d.attach(fromMachine, ifindex)
@@ -38,6 +42,29 @@ func (d *Datapath) AttachPort(ifindex int, s addr.Stable) error {
 		return errors.Join(err, d.putPort(ifindex, old))
 	}
 	return errors.Join(err, d.removePort(ifindex))
+}
+
+// AwaitPacket has EventSent tell of what the machine of a port sends from now on, the first packet at once and others at a
+// limited rate, or ends that. What it sends is carried or refused as ever. Errors: ErrNotFound.
+func (d *Datapath) AwaitPacket(ifindex int, await bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok, err := d.port(ifindex)
+	if err != nil {
+		return fmt.Errorf("port %d: read: %w", ifindex, err)
+	}
+	if !ok {
+		return fmt.Errorf("port %d: %w", ifindex, ErrNotFound)
+	}
+	var awaited uint32
+	if await {
+		awaited = 1
+	}
+	if v.Awaited == awaited {
+		return nil
+	}
+	v.Awaited = awaited
+	return d.putPort(ifindex, v)
 }
 
 // DetachPort undoes AttachPort. It succeeds when the device is gone. A device that is still up would from then

@@ -92,7 +92,7 @@ func (d *Datapath) lookAtIdentities(w Wanted) (all []audit.Difference, err error
 	}
 	for ifindex, s := range w.Ports {
 		v, ok := have[ifindex]
-		if ok && v == portValue(ifindex, s) {
+		if ok && v.Stable == portValue(ifindex, s).Stable {
 			continue
 		}
 		says := audit.None

@@ -87,7 +87,7 @@ func (b *bench) reopen(change func(*Options)) {
 }
 
 func (b *bench) clear() {
-	b.reference.Ports = make(map[int]addr.Stable)
+	b.reference.Ports, b.reference.Awaited = make(map[int]addr.Stable), make(map[int]bool)
 	b.reference.Machines = make(map[addr.ID]Machine)
 	b.reference.Moved = make(map[addr.ID]addr.Host)
 	b.reference.Blocks = make(map[BlockID]addr.Host)
@@ -127,6 +127,9 @@ func (b *bench) load() {
 	b.namespace.do(func() error {
 		for ifindex, s := range b.reference.Ports {
 			if err := b.AttachPort(ifindex, s); err != nil {
+				return err
+			}
+			if err := b.AwaitPacket(ifindex, b.reference.Awaited[ifindex]); err != nil {
 				return err
 			}
 		}
@@ -218,7 +221,7 @@ func (b *bench) compare(program string, ifindex int, frame []byte) (Verdict, err
 			drops[name] = n
 		}
 	}
-	told, err := b.heard()
+	heard, err := b.heard()
 	if err != nil {
 		return want, err
 	}
@@ -227,13 +230,16 @@ func (b *bench) compare(program string, ifindex int, frame []byte) (Verdict, err
 	if want.Reason != "" {
 		wantDrops[want.Reason] = 1
 	}
-	var wantTold []astray
+	var wantTold []word
+	if want.Sent {
+		wantTold = append(wantTold, word{EventSent, b.reference.Host, addressAt(frame, etherLength+24)})
+	}
 	if want.Astray != 0 {
-		wantTold = []astray{{want.Astray, addressAt(frame, etherLength+24)}}
+		wantTold = append(wantTold, word{EventAstray, want.Astray, addressAt(frame, etherLength+24)})
 	}
 	switch {
-	case !slices.Equal(told, wantTold):
-		err = fmt.Errorf("who sends it astray: program says %v, reference %v", told, wantTold)
+	case !slices.Equal(heard, wantTold):
+		err = fmt.Errorf("what the daemon is told: program says %v, reference %v", heard, wantTold)
 	case code != verdictCodes[want.Action] || !maps.Equal(drops, wantDrops):
 		err = fmt.Errorf("program returned %d with drops %v; reference says %v %s", code, drops, want.Action, want.Reason)
 	case want.Action != Refuse && !bytes.Equal(out, want.Frame):

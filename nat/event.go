@@ -15,6 +15,8 @@ const (
 	EventDrop EventKind = iota + 1
 	// EventAstray: a host sent a packet here for a machine that is not here.
 	EventAstray
+	// EventSent: a machine sent something which was waited for; see AwaitPacket.
+	EventSent
 )
 
 // Event is something that the programs saw. Not everything that happens makes one; see EventsLost.
@@ -31,7 +33,7 @@ type Event struct {
 	Sender     addr.Stable // from_machine: whose port that device is; zero where it is nobody's by now
 	Length     int         // of the frame, in bytes
 	NextHeader uint8       // of the IPv6 header
-	Host       addr.Host   // EventAstray: who sent it here
+	Host       addr.Host   // EventAstray: who sent it here; EventSent: this host
 }
 
 // EventsLost is how many events there were that nobody gets, since the maps were made.

@@ -84,6 +84,7 @@ func (g generator) world() {
 	r.Fenced = g.chance(5)
 	r.Ports[g.port.index] = g.stable()
 	r.Ports[g.other.index] = g.stable()
+	r.Awaited[g.other.index] = g.chance(50)
 	g.load()
 }
 

@@ -23,6 +23,7 @@ type Reference struct {
 	GatewayMAC net.HardwareAddr // of every port
 
 	Ports    map[int]addr.Stable
+	Awaited  map[int]bool // ports whose machine is waited for to send
 	Machines map[addr.ID]Machine
 	Moved    map[addr.ID]addr.Host
 	Blocks   map[BlockID]addr.Host // homes
@@ -75,6 +76,7 @@ type Verdict struct {
 	Ifindex int       // all but Next and Refuse
 	Frame   []byte    // as it is afterwards; nil for Refuse. A device without a link layer takes its header off
 	Astray  addr.Host // the host that is told that the machine is not here; 0: none
+	Sent    bool      // the daemon is told that the machine sends, at a limited rate
 }
 
 // refusal is the name of a drop; empty: there is none.
@@ -98,6 +100,13 @@ func (r *Reference) FromMachine(ifindex int, frame []byte) Verdict {
 	if !ok {
 		return refuse("unknown_port")
 	}
+	v := r.fromPort(p, port, ifindex)
+	v.Sent = r.Awaited[ifindex] && addressAt(frame, etherLength+8) == port.Addr()
+	return v
+}
+
+// fromPort is FromMachine for a packet from a port.
+func (r *Reference) fromPort(p *packet, port addr.Stable, ifindex int) Verdict {
 	switch {
 	case p.asksForGateway(port):
 		return Verdict{Action: Answer, Ifindex: ifindex, Frame: r.advertisement(p)}

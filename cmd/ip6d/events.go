@@ -9,7 +9,7 @@ import (
 )
 
 // eventsTask takes in what the datapath sees: drops go to those who monitor them, and hosts that send here what is not here
-// are told. It waits for nobody.
+// are told, and so is the map of machines that it waits for. It waits for nobody.
 type eventsTask struct {
 	datapath *nat.Datapath
 	plan     addr.Plan
@@ -35,6 +35,10 @@ func (t *eventsTask) take(e nat.Event) {
 		}
 		if s, _, err := t.plan.Decode(r); err == nil {
 			t.hwmap.Astray(e.Host, s.ID())
+		}
+	case nat.EventSent:
+		if !e.Sender.IsZero() {
+			t.hwmap.Sent(e.Sender.ID())
 		}
 	}
 }

@@ -41,16 +41,20 @@ type begunAnswer struct {
 	Name   string `json:"name"`
 	Stable string `json:"stable"`
 	To     uint32 `json:"to"`
+
+	OnFirstPacket bool `json:"activate_on_first_packet"`
 }
 
 func newMigrateBeginCommand(c *cli) *cobra.Command {
 	var to string
+	var onFirstPacket bool
 	command := &cobra.Command{
 		Use:   "begin NAME --to HOST",
 		Short: "Record where a machine is going, and have that host accept it",
 		Args:  cobra.ExactArgs(1),
 	}
 	command.Flags().StringVar(&to, "to", "", "the target: a host's name or id")
+	command.Flags().BoolVar(&onFirstPacket, "activate-on-first-packet", false, "switch over by itself, once the machine sends something on the target")
 	mustHave(command, "to")
 	command.RunE = func(cmd *cobra.Command, args []string) error {
 		target, err := c.findHost(cmd.Context(), to)
@@ -59,15 +63,19 @@ func newMigrateBeginCommand(c *cli) *cobra.Command {
 		}
 		r, err := call(cmd.Context(), c, func(a *api.Client) unary[ip6dv1.BeginMigrationRequest, ip6dv1.BeginMigrationResponse] {
 			return a.Migrations.BeginMigration
-		}, &ip6dv1.BeginMigrationRequest{Name: args[0], To: target, RequestId: c.requestID})
+		}, &ip6dv1.BeginMigrationRequest{Name: args[0], To: target, RequestId: c.requestID, ActivateOnFirstPacket: onFirstPacket})
 		if err != nil {
 			return err
 		}
-		return c.print(begunAnswer{args[0], r.Stable, target}, func(t *table) {
+		next := fmt.Sprintf("ip6d machine attach %s on host %d, then ip6d migrate switchover %s here", args[0], target, args[0])
+		if onFirstPacket {
+			next = fmt.Sprintf("ip6d machine attach %s on host %d, and start it there; after its first packet, ip6d migrate finish %s here", args[0], target, args[0])
+		}
+		return c.print(begunAnswer{args[0], r.Stable, target, onFirstPacket}, func(t *table) {
 			t.row("name", args[0])
 			t.row("stable", r.Stable)
 			t.row("state", fmt.Sprintf("leaving, to host %d", target))
-			t.row("next", fmt.Sprintf("ip6d machine attach %s on host %d, then ip6d migrate switchover %s here", args[0], target, args[0]))
+			t.row("next", next)
 		})
 	}
 	return command

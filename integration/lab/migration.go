@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -36,11 +37,20 @@ func (m *Machine) Move(ctx context.Context, to *Host) error {
 
 // Begin tells the source where the machine is going.
 func (m *Machine) Begin(ctx context.Context, to *Host) (*Migration, error) {
+	return m.begin(ctx, to, false)
+}
+
+// BeginOnFirstPacket is Begin of a migration that Resume switches over.
+func (m *Machine) BeginOnFirstPacket(ctx context.Context, to *Host) (*Migration, error) {
+	return m.begin(ctx, to, true)
+}
+
+func (m *Machine) begin(ctx context.Context, to *Host, onFirstPacket bool) (*Migration, error) {
 	if !m.Mobile {
 		return nil, fmt.Errorf("move %s: it is not mobile", m.Name)
 	}
 	g := &Migration{Machine: m, Source: m.host, Target: to}
-	_, err := m.host.client.Migrations.BeginMigration(ctx, connect.NewRequest(&ip6dv1.BeginMigrationRequest{Name: m.Name, To: uint32(to.ID())}))
+	_, err := m.host.client.Migrations.BeginMigration(ctx, connect.NewRequest(&ip6dv1.BeginMigrationRequest{Name: m.Name, To: uint32(to.ID()), ActivateOnFirstPacket: onFirstPacket}))
 	if err != nil {
 		return nil, g.failed("begin", err)
 	}
@@ -77,6 +87,28 @@ func (g *Migration) Switchover(ctx context.Context) error {
 		return g.failed("switch over", ErrInDoubt)
 	}
 	return g.failed("switch over", fmt.Errorf("unknown outcome %s", answer.Msg.Outcome))
+}
+
+// Resume has the machine send by its port on the target, as one does that a hypervisor has moved, and waits until the target
+// is the owner: nobody asks for the switchover.
+func (g *Migration) Resume(ctx context.Context) error {
+	if err := errors.Join(g.port.guard.Watch(), g.Machine.sendBy(g.port)); err != nil {
+		return g.failed("resume", err)
+	}
+	for {
+		answer, err := g.Target.client.Machines.GetMachine(ctx, connect.NewRequest(&ip6dv1.GetMachineRequest{Name: g.Machine.Name}))
+		switch {
+		case err == nil && answer.Msg.Machine.State == ip6dv1.MachineState_MACHINE_STATE_HERE:
+			return g.arrive()
+		case err == nil:
+			err = fmt.Errorf("it is %s there", answer.Msg.Machine.State)
+		}
+		select {
+		case <-ctx.Done():
+			return g.failed("resume", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // arrive is the machine's part of a committed switchover.

@@ -83,9 +83,12 @@ type BeginMigrationRequest struct {
 	// The id of the target host.
 	To uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
 	// See CreateMachineRequest.request_id.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What the machine sends first on the target, once it has its port there, has the switchover done: it need not be called.
+	// What it sends before that is carried, as ever. A repeated begin may say otherwise than the one before.
+	ActivateOnFirstPacket bool `protobuf:"varint,4,opt,name=activate_on_first_packet,json=activateOnFirstPacket,proto3" json:"activate_on_first_packet,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *BeginMigrationRequest) Reset() {
@@ -137,6 +140,13 @@ func (x *BeginMigrationRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *BeginMigrationRequest) GetActivateOnFirstPacket() bool {
+	if x != nil {
+		return x.ActivateOnFirstPacket
+	}
+	return false
 }
 
 type BeginMigrationResponse struct {
@@ -578,12 +588,13 @@ var File_ip6d_v1_migration_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_migration_proto_rawDesc = "" +
 	"\n" +
-	"\x17ip6d/v1/migration.proto\x12\aip6d.v1\x1a\x15ip6d/v1/machine.proto\"Z\n" +
+	"\x17ip6d/v1/migration.proto\x12\aip6d.v1\x1a\x15ip6d/v1/machine.proto\"\x93\x01\n" +
 	"\x15BeginMigrationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\rR\x02to\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"0\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x127\n" +
+	"\x18activate_on_first_packet\x18\x04 \x01(\bR\x15activateOnFirstPacket\"0\n" +
 	"\x16BeginMigrationResponse\x12\x16\n" +
 	"\x06stable\x18\x01 \x01(\tR\x06stable\"O\n" +
 	"\x1aSwitchoverMigrationRequest\x12\x12\n" +

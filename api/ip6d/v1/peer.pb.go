@@ -152,7 +152,9 @@ type CheckMachineResponse struct {
 	// It is on its way here and has a port.
 	Ready bool `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
 	// It is here and its packets go into its port.
-	Delivering    bool `protobuf:"varint,3,opt,name=delivering,proto3" json:"delivering,omitempty"`
+	Delivering bool `protobuf:"varint,3,opt,name=delivering,proto3" json:"delivering,omitempty"`
+	// It is on its way here, and has sent a packet that was waited for.
+	Active        bool `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +210,93 @@ func (x *CheckMachineResponse) GetDelivering() bool {
 	return false
 }
 
+func (x *CheckMachineResponse) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+type ActivateMachineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       uint32                 `protobuf:"varint,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateMachineRequest) Reset() {
+	*x = ActivateMachineRequest{}
+	mi := &file_ip6d_v1_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateMachineRequest) ProtoMessage() {}
+
+func (x *ActivateMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateMachineRequest.ProtoReflect.Descriptor instead.
+func (*ActivateMachineRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ActivateMachineRequest) GetMachine() uint32 {
+	if x != nil {
+		return x.Machine
+	}
+	return 0
+}
+
+type ActivateMachineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateMachineResponse) Reset() {
+	*x = ActivateMachineResponse{}
+	mi := &file_ip6d_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateMachineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateMachineResponse) ProtoMessage() {}
+
+func (x *ActivateMachineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateMachineResponse.ProtoReflect.Descriptor instead.
+func (*ActivateMachineResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
 type RereadMachineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Machine       uint32                 `protobuf:"varint,1,opt,name=machine,proto3" json:"machine,omitempty"`
@@ -217,7 +306,7 @@ type RereadMachineRequest struct {
 
 func (x *RereadMachineRequest) Reset() {
 	*x = RereadMachineRequest{}
-	mi := &file_ip6d_v1_peer_proto_msgTypes[4]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -229,7 +318,7 @@ func (x *RereadMachineRequest) String() string {
 func (*RereadMachineRequest) ProtoMessage() {}
 
 func (x *RereadMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_peer_proto_msgTypes[4]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -242,7 +331,7 @@ func (x *RereadMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RereadMachineRequest.ProtoReflect.Descriptor instead.
 func (*RereadMachineRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RereadMachineRequest) GetMachine() uint32 {
@@ -260,7 +349,7 @@ type RereadMachineResponse struct {
 
 func (x *RereadMachineResponse) Reset() {
 	*x = RereadMachineResponse{}
-	mi := &file_ip6d_v1_peer_proto_msgTypes[5]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +361,7 @@ func (x *RereadMachineResponse) String() string {
 func (*RereadMachineResponse) ProtoMessage() {}
 
 func (x *RereadMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_peer_proto_msgTypes[5]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +374,7 @@ func (x *RereadMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RereadMachineResponse.ProtoReflect.Descriptor instead.
 func (*RereadMachineResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 type ListLocalsRequest struct {
@@ -298,7 +387,7 @@ type ListLocalsRequest struct {
 
 func (x *ListLocalsRequest) Reset() {
 	*x = ListLocalsRequest{}
-	mi := &file_ip6d_v1_peer_proto_msgTypes[6]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +399,7 @@ func (x *ListLocalsRequest) String() string {
 func (*ListLocalsRequest) ProtoMessage() {}
 
 func (x *ListLocalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_peer_proto_msgTypes[6]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +412,7 @@ func (x *ListLocalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocalsRequest.ProtoReflect.Descriptor instead.
 func (*ListLocalsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListLocalsRequest) GetFrom() uint32 {
@@ -344,7 +433,7 @@ type ListLocalsResponse struct {
 
 func (x *ListLocalsResponse) Reset() {
 	*x = ListLocalsResponse{}
-	mi := &file_ip6d_v1_peer_proto_msgTypes[7]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +445,7 @@ func (x *ListLocalsResponse) String() string {
 func (*ListLocalsResponse) ProtoMessage() {}
 
 func (x *ListLocalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_peer_proto_msgTypes[7]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +458,7 @@ func (x *ListLocalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocalsResponse.ProtoReflect.Descriptor instead.
 func (*ListLocalsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListLocalsResponse) GetMachines() []*LocalMachine {
@@ -399,7 +488,7 @@ type LocalMachine struct {
 
 func (x *LocalMachine) Reset() {
 	*x = LocalMachine{}
-	mi := &file_ip6d_v1_peer_proto_msgTypes[8]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +500,7 @@ func (x *LocalMachine) String() string {
 func (*LocalMachine) ProtoMessage() {}
 
 func (x *LocalMachine) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_peer_proto_msgTypes[8]
+	mi := &file_ip6d_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +513,7 @@ func (x *LocalMachine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalMachine.ProtoReflect.Descriptor instead.
 func (*LocalMachine) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_ip6d_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LocalMachine) GetMachine() uint32 {
@@ -457,13 +546,17 @@ const file_ip6d_v1_peer_proto_rawDesc = "" +
 	"\amachine\x18\x01 \x01(\rR\amachine\"\x17\n" +
 	"\x15AcceptMachineResponse\"/\n" +
 	"\x13CheckMachineRequest\x12\x18\n" +
-	"\amachine\x18\x01 \x01(\rR\amachine\"b\n" +
+	"\amachine\x18\x01 \x01(\rR\amachine\"z\n" +
 	"\x14CheckMachineResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x1e\n" +
 	"\n" +
 	"delivering\x18\x03 \x01(\bR\n" +
-	"delivering\"0\n" +
+	"delivering\x12\x16\n" +
+	"\x06active\x18\x04 \x01(\bR\x06active\"2\n" +
+	"\x16ActivateMachineRequest\x12\x18\n" +
+	"\amachine\x18\x01 \x01(\rR\amachine\"\x19\n" +
+	"\x17ActivateMachineResponse\"0\n" +
 	"\x14RereadMachineRequest\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\rR\amachine\"\x17\n" +
 	"\x15RereadMachineResponse\"'\n" +
@@ -475,11 +568,12 @@ const file_ip6d_v1_peer_proto_rawDesc = "" +
 	"\fLocalMachine\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\rR\amachine\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05state\x18\x03 \x01(\tR\x05state2\xd0\x02\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state2\xa6\x03\n" +
 	"\vPeerService\x12N\n" +
 	"\rAcceptMachine\x12\x1d.ip6d.v1.AcceptMachineRequest\x1a\x1e.ip6d.v1.AcceptMachineResponse\x12P\n" +
 	"\fCheckMachine\x12\x1c.ip6d.v1.CheckMachineRequest\x1a\x1d.ip6d.v1.CheckMachineResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\rRereadMachine\x12\x1d.ip6d.v1.RereadMachineRequest\x1a\x1e.ip6d.v1.RereadMachineResponse\"\x03\x90\x02\x01\x12J\n" +
+	"\rRereadMachine\x12\x1d.ip6d.v1.RereadMachineRequest\x1a\x1e.ip6d.v1.RereadMachineResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\x0fActivateMachine\x12\x1f.ip6d.v1.ActivateMachineRequest\x1a .ip6d.v1.ActivateMachineResponse\x12J\n" +
 	"\n" +
 	"ListLocals\x12\x1a.ip6d.v1.ListLocalsRequest\x1a\x1b.ip6d.v1.ListLocalsResponse\"\x03\x90\x02\x01B\x19Z\x17ip6d/api/ip6d/v1;ip6dv1b\x06proto3"
 
@@ -495,33 +589,37 @@ func file_ip6d_v1_peer_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_peer_proto_rawDescData
 }
 
-var file_ip6d_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ip6d_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ip6d_v1_peer_proto_goTypes = []any{
-	(*AcceptMachineRequest)(nil),  // 0: ip6d.v1.AcceptMachineRequest
-	(*AcceptMachineResponse)(nil), // 1: ip6d.v1.AcceptMachineResponse
-	(*CheckMachineRequest)(nil),   // 2: ip6d.v1.CheckMachineRequest
-	(*CheckMachineResponse)(nil),  // 3: ip6d.v1.CheckMachineResponse
-	(*RereadMachineRequest)(nil),  // 4: ip6d.v1.RereadMachineRequest
-	(*RereadMachineResponse)(nil), // 5: ip6d.v1.RereadMachineResponse
-	(*ListLocalsRequest)(nil),     // 6: ip6d.v1.ListLocalsRequest
-	(*ListLocalsResponse)(nil),    // 7: ip6d.v1.ListLocalsResponse
-	(*LocalMachine)(nil),          // 8: ip6d.v1.LocalMachine
+	(*AcceptMachineRequest)(nil),    // 0: ip6d.v1.AcceptMachineRequest
+	(*AcceptMachineResponse)(nil),   // 1: ip6d.v1.AcceptMachineResponse
+	(*CheckMachineRequest)(nil),     // 2: ip6d.v1.CheckMachineRequest
+	(*CheckMachineResponse)(nil),    // 3: ip6d.v1.CheckMachineResponse
+	(*ActivateMachineRequest)(nil),  // 4: ip6d.v1.ActivateMachineRequest
+	(*ActivateMachineResponse)(nil), // 5: ip6d.v1.ActivateMachineResponse
+	(*RereadMachineRequest)(nil),    // 6: ip6d.v1.RereadMachineRequest
+	(*RereadMachineResponse)(nil),   // 7: ip6d.v1.RereadMachineResponse
+	(*ListLocalsRequest)(nil),       // 8: ip6d.v1.ListLocalsRequest
+	(*ListLocalsResponse)(nil),      // 9: ip6d.v1.ListLocalsResponse
+	(*LocalMachine)(nil),            // 10: ip6d.v1.LocalMachine
 }
 var file_ip6d_v1_peer_proto_depIdxs = []int32{
-	8, // 0: ip6d.v1.ListLocalsResponse.machines:type_name -> ip6d.v1.LocalMachine
-	0, // 1: ip6d.v1.PeerService.AcceptMachine:input_type -> ip6d.v1.AcceptMachineRequest
-	2, // 2: ip6d.v1.PeerService.CheckMachine:input_type -> ip6d.v1.CheckMachineRequest
-	4, // 3: ip6d.v1.PeerService.RereadMachine:input_type -> ip6d.v1.RereadMachineRequest
-	6, // 4: ip6d.v1.PeerService.ListLocals:input_type -> ip6d.v1.ListLocalsRequest
-	1, // 5: ip6d.v1.PeerService.AcceptMachine:output_type -> ip6d.v1.AcceptMachineResponse
-	3, // 6: ip6d.v1.PeerService.CheckMachine:output_type -> ip6d.v1.CheckMachineResponse
-	5, // 7: ip6d.v1.PeerService.RereadMachine:output_type -> ip6d.v1.RereadMachineResponse
-	7, // 8: ip6d.v1.PeerService.ListLocals:output_type -> ip6d.v1.ListLocalsResponse
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	10, // 0: ip6d.v1.ListLocalsResponse.machines:type_name -> ip6d.v1.LocalMachine
+	0,  // 1: ip6d.v1.PeerService.AcceptMachine:input_type -> ip6d.v1.AcceptMachineRequest
+	2,  // 2: ip6d.v1.PeerService.CheckMachine:input_type -> ip6d.v1.CheckMachineRequest
+	6,  // 3: ip6d.v1.PeerService.RereadMachine:input_type -> ip6d.v1.RereadMachineRequest
+	4,  // 4: ip6d.v1.PeerService.ActivateMachine:input_type -> ip6d.v1.ActivateMachineRequest
+	8,  // 5: ip6d.v1.PeerService.ListLocals:input_type -> ip6d.v1.ListLocalsRequest
+	1,  // 6: ip6d.v1.PeerService.AcceptMachine:output_type -> ip6d.v1.AcceptMachineResponse
+	3,  // 7: ip6d.v1.PeerService.CheckMachine:output_type -> ip6d.v1.CheckMachineResponse
+	7,  // 8: ip6d.v1.PeerService.RereadMachine:output_type -> ip6d.v1.RereadMachineResponse
+	5,  // 9: ip6d.v1.PeerService.ActivateMachine:output_type -> ip6d.v1.ActivateMachineResponse
+	9,  // 10: ip6d.v1.PeerService.ListLocals:output_type -> ip6d.v1.ListLocalsResponse
+	6,  // [6:11] is the sub-list for method output_type
+	1,  // [1:6] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_peer_proto_init() }
@@ -535,7 +633,7 @@ func file_ip6d_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_peer_proto_rawDesc), len(file_ip6d_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -57,6 +57,10 @@ func (r *Remote) AttachPort(ifindex int, s addr.Stable) error {
 func (r *Remote) DetachPort(ifindex int) error {
 	return r.tell("DetachProgram", Question{Ifindex: ifindex})
 }
+
+// AwaitPacket does nothing: no machine sends anything here.
+func (r *Remote) AwaitPacket(int, bool) error { return nil }
+
 func (r *Remote) PutMachine(m nat.Machine) error {
 	return r.tell("PutMachine", Question{Machine: m})
 }

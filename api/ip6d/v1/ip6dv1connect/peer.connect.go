@@ -42,6 +42,9 @@ const (
 	// PeerServiceRereadMachineProcedure is the fully-qualified name of the PeerService's RereadMachine
 	// RPC.
 	PeerServiceRereadMachineProcedure = "/ip6d.v1.PeerService/RereadMachine"
+	// PeerServiceActivateMachineProcedure is the fully-qualified name of the PeerService's
+	// ActivateMachine RPC.
+	PeerServiceActivateMachineProcedure = "/ip6d.v1.PeerService/ActivateMachine"
 	// PeerServiceListLocalsProcedure is the fully-qualified name of the PeerService's ListLocals RPC.
 	PeerServiceListLocalsProcedure = "/ip6d.v1.PeerService/ListLocals"
 )
@@ -55,6 +58,10 @@ type PeerServiceClient interface {
 	CheckMachine(context.Context, *connect.Request[v1.CheckMachineRequest]) (*connect.Response[v1.CheckMachineResponse], error)
 	// RereadMachine asks a host to read the record again now instead of when its watch says so.
 	RereadMachine(context.Context, *connect.Request[v1.RereadMachineRequest]) (*connect.Response[v1.RereadMachineResponse], error)
+	// ActivateMachine asks the source of a migration that was begun with activate_on_first_packet to switch over. It asks the
+	// target itself whether the machine has sent something there. Of a machine that goes nowhere, nothing changes.
+	// failed_precondition: the target is not ready or has seen no packet, or a migration waits for no packet.
+	ActivateMachine(context.Context, *connect.Request[v1.ActivateMachineRequest]) (*connect.Response[v1.ActivateMachineResponse], error)
 	// ListLocals tells what this host's truth has, by number, a page at a time: for an audit of the fleet, which compares it
 	// with the store.
 	ListLocals(context.Context, *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error)
@@ -91,6 +98,12 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		activateMachine: connect.NewClient[v1.ActivateMachineRequest, v1.ActivateMachineResponse](
+			httpClient,
+			baseURL+PeerServiceActivateMachineProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("ActivateMachine")),
+			connect.WithClientOptions(opts...),
+		),
 		listLocals: connect.NewClient[v1.ListLocalsRequest, v1.ListLocalsResponse](
 			httpClient,
 			baseURL+PeerServiceListLocalsProcedure,
@@ -103,10 +116,11 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // peerServiceClient implements PeerServiceClient.
 type peerServiceClient struct {
-	acceptMachine *connect.Client[v1.AcceptMachineRequest, v1.AcceptMachineResponse]
-	checkMachine  *connect.Client[v1.CheckMachineRequest, v1.CheckMachineResponse]
-	rereadMachine *connect.Client[v1.RereadMachineRequest, v1.RereadMachineResponse]
-	listLocals    *connect.Client[v1.ListLocalsRequest, v1.ListLocalsResponse]
+	acceptMachine   *connect.Client[v1.AcceptMachineRequest, v1.AcceptMachineResponse]
+	checkMachine    *connect.Client[v1.CheckMachineRequest, v1.CheckMachineResponse]
+	rereadMachine   *connect.Client[v1.RereadMachineRequest, v1.RereadMachineResponse]
+	activateMachine *connect.Client[v1.ActivateMachineRequest, v1.ActivateMachineResponse]
+	listLocals      *connect.Client[v1.ListLocalsRequest, v1.ListLocalsResponse]
 }
 
 // AcceptMachine calls ip6d.v1.PeerService.AcceptMachine.
@@ -124,6 +138,11 @@ func (c *peerServiceClient) RereadMachine(ctx context.Context, req *connect.Requ
 	return c.rereadMachine.CallUnary(ctx, req)
 }
 
+// ActivateMachine calls ip6d.v1.PeerService.ActivateMachine.
+func (c *peerServiceClient) ActivateMachine(ctx context.Context, req *connect.Request[v1.ActivateMachineRequest]) (*connect.Response[v1.ActivateMachineResponse], error) {
+	return c.activateMachine.CallUnary(ctx, req)
+}
+
 // ListLocals calls ip6d.v1.PeerService.ListLocals.
 func (c *peerServiceClient) ListLocals(ctx context.Context, req *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error) {
 	return c.listLocals.CallUnary(ctx, req)
@@ -138,6 +157,10 @@ type PeerServiceHandler interface {
 	CheckMachine(context.Context, *connect.Request[v1.CheckMachineRequest]) (*connect.Response[v1.CheckMachineResponse], error)
 	// RereadMachine asks a host to read the record again now instead of when its watch says so.
 	RereadMachine(context.Context, *connect.Request[v1.RereadMachineRequest]) (*connect.Response[v1.RereadMachineResponse], error)
+	// ActivateMachine asks the source of a migration that was begun with activate_on_first_packet to switch over. It asks the
+	// target itself whether the machine has sent something there. Of a machine that goes nowhere, nothing changes.
+	// failed_precondition: the target is not ready or has seen no packet, or a migration waits for no packet.
+	ActivateMachine(context.Context, *connect.Request[v1.ActivateMachineRequest]) (*connect.Response[v1.ActivateMachineResponse], error)
 	// ListLocals tells what this host's truth has, by number, a page at a time: for an audit of the fleet, which compares it
 	// with the store.
 	ListLocals(context.Context, *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error)
@@ -170,6 +193,12 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceActivateMachineHandler := connect.NewUnaryHandler(
+		PeerServiceActivateMachineProcedure,
+		svc.ActivateMachine,
+		connect.WithSchema(peerServiceMethods.ByName("ActivateMachine")),
+		connect.WithHandlerOptions(opts...),
+	)
 	peerServiceListLocalsHandler := connect.NewUnaryHandler(
 		PeerServiceListLocalsProcedure,
 		svc.ListLocals,
@@ -185,6 +214,8 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceCheckMachineHandler.ServeHTTP(w, r)
 		case PeerServiceRereadMachineProcedure:
 			peerServiceRereadMachineHandler.ServeHTTP(w, r)
+		case PeerServiceActivateMachineProcedure:
+			peerServiceActivateMachineHandler.ServeHTTP(w, r)
 		case PeerServiceListLocalsProcedure:
 			peerServiceListLocalsHandler.ServeHTTP(w, r)
 		default:
@@ -206,6 +237,10 @@ func (UnimplementedPeerServiceHandler) CheckMachine(context.Context, *connect.Re
 
 func (UnimplementedPeerServiceHandler) RereadMachine(context.Context, *connect.Request[v1.RereadMachineRequest]) (*connect.Response[v1.RereadMachineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.PeerService.RereadMachine is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) ActivateMachine(context.Context, *connect.Request[v1.ActivateMachineRequest]) (*connect.Response[v1.ActivateMachineResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.PeerService.ActivateMachine is not implemented"))
 }
 
 func (UnimplementedPeerServiceHandler) ListLocals(context.Context, *connect.Request[v1.ListLocalsRequest]) (*connect.Response[v1.ListLocalsResponse], error) {
