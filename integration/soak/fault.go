@@ -68,7 +68,7 @@ func (s *soak) suffer(ctx context.Context) {
 		s.count(s.faultsByKind, f.kind)
 		s.say("%s %v for %v", f.kind, f.who, f.lasts)
 		if f.kind == storeAway {
-			s.withoutStore(ctx, n)
+			under.Go(func() { s.withoutStore(ctx, n) }) // it waits for the operator, and other faults do not
 			continue
 		}
 		under.Go(func() {
