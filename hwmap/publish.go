@@ -18,15 +18,25 @@ type stored struct {
 // read reads a machine's record from the store, and not from the watch, which may be behind.
 // Errors: ErrUnavailable, errMalformed.
 func (m *Map) read(ctx context.Context, number addr.Machine) (stored, error) {
+	s, _, err := m.readWith(ctx, number)
+	return s, err
+}
+
+// readWith is read, and at the same revision reads the records of other hosts.
+func (m *Map) readWith(ctx context.Context, number addr.Machine, others ...addr.Host) (stored, []Entry, error) {
 	if err := m.mayMove(); err != nil {
-		return stored{}, err
+		return stored{}, nil, err
 	}
-	e, err := m.Fleet.Get(ctx, machineKey(number), blockKey(number.Block()), hostKey(m.Self.ID))
+	keys := []Key{machineKey(number), blockKey(number.Block()), hostKey(m.Self.ID)}
+	for _, h := range others {
+		keys = append(keys, hostKey(h))
+	}
+	e, err := m.Fleet.Get(ctx, keys...)
 	if err != nil {
-		return stored{}, err
+		return stored{}, nil, err
 	}
 	r, err := optional[Machine](e[0])
-	return stored{key: e[0], block: e[1], self: e[2], record: r}, err
+	return stored{key: e[0], block: e[1], self: e[2], record: r}, e[3:], err
 }
 
 // replace makes r the machine's record; nil deletes it. The condition is that it is still as it was read, so whatever is on

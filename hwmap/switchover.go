@@ -83,16 +83,12 @@ func (m *Map) hasRecord(l Local) bool {
 }
 
 func (m *Map) switchover(ctx context.Context, l Local) (Outcome, error) {
-	s, err := m.read(ctx, l.Machine)
+	s, e, err := m.readWith(ctx, l.Machine, l.Peer)
 	if err != nil {
 		return "", err
 	}
 	if outcome, err := m.resolve(ctx, l, s); outcome != "" || err != nil {
 		return outcome, err
-	}
-	e, err := m.Fleet.Get(ctx, hostKey(l.Peer))
-	if err != nil {
-		return "", err
 	}
 	target, err := decode[Host](e[0])
 	if err != nil || target.State != Joined {
