@@ -107,7 +107,13 @@ func (d *fakeDatapath) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 	return nil
 }
 
-func (d *fakeDatapath) PutMoved(m nat.Moved) error { return d.locked(func() { d.moved[m.ID] = m }) }
+func (d *fakeDatapath) PutMoved(entries ...nat.Moved) error {
+	return d.locked(func() {
+		for _, m := range entries {
+			d.moved[m.ID] = m
+		}
+	})
+}
 
 func (d *fakeDatapath) DeleteMoved(id addr.ID, epoch uint64) error {
 	return d.locked(func() {

@@ -191,9 +191,17 @@ func (k *kernel) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 	return nil
 }
 
-func (k *kernel) PutMoved(m nat.Moved) error {
+func (k *kernel) PutMoved(entries ...nat.Moved) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	var errs []error
+	for _, m := range entries {
+		errs = append(errs, k.putMoved(m))
+	}
+	return errors.Join(errs...)
+}
+
+func (k *kernel) putMoved(m nat.Moved) error {
 	old, ok := k.moved[m.ID]
 	if ok && old.Epoch > m.Epoch {
 		return nat.ErrStale

@@ -1,6 +1,7 @@
 package hwmap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,8 +181,7 @@ func (m *Map) keepOwn(entries []Entry) (kept []Entry, unlisted bool) {
 // apply brings entries into the view and the kernel's maps. Where a map is full, what has room is applied all the same.
 // The caller holds mu.
 func (m *Map) apply(entries []Entry) error {
-	var errs []error
-	full := 0
+	var t troubles
 	hostsChanged := false
 	for _, e := range entries {
 		var err error
@@ -196,28 +196,43 @@ func (m *Map) apply(entries []Entry) error {
 		default:
 			m.Logger.Warn("record of an unknown kind left alone; a newer ip6d wrote it", "key", e.Key)
 		}
-		switch {
-		case errors.Is(err, errMalformed):
-			m.Logger.Error("record left alone", "error", err)
-		case errors.Is(err, nat.ErrStale): // a lower epoch always loses
-			m.Logger.Error("the store is older than the kernel's maps; was it restored from a backup?", "key", e.Key, "error", err)
-		case errors.Is(err, nat.ErrFull):
-			if full++; full == 1 {
-				errs = append(errs, fmt.Errorf("apply %s: %w", e.Key, err))
-			}
-		case err != nil:
-			errs = append(errs, fmt.Errorf("apply %s: %w", e.Key, err))
-		}
-	}
-	if full > 1 {
-		errs = append(errs, fmt.Errorf("%d records more have no room either", full-1))
+		m.meet(&t, e.Key, err)
 	}
 	if hostsChanged {
 		if err := m.Ports.SetHosts(m.otherHosts()); err != nil {
-			errs = append(errs, fmt.Errorf("set hosts: %w", err))
+			t.errs = append(t.errs, fmt.Errorf("set hosts: %w", err))
 		}
 	}
-	return errors.Join(errs...)
+	return t.join()
+}
+
+// troubles are what went wrong with some records of many.
+type troubles struct {
+	errs []error
+	full int // how many have no room
+}
+
+// meet takes in what came of applying a record.
+func (m *Map) meet(t *troubles, key Key, err error) {
+	switch {
+	case errors.Is(err, errMalformed):
+		m.Logger.Error("record left alone", "error", err)
+	case errors.Is(err, nat.ErrStale): // a lower epoch always loses
+		m.Logger.Error("the store is older than the kernel's maps; was it restored from a backup?", "key", key, "error", err)
+	case errors.Is(err, nat.ErrFull):
+		if t.full++; t.full == 1 {
+			t.errs = append(t.errs, fmt.Errorf("apply %s: %w", key, err))
+		}
+	case err != nil:
+		t.errs = append(t.errs, fmt.Errorf("apply %s: %w", key, err))
+	}
+}
+
+func (t *troubles) join() error {
+	if t.full > 1 {
+		t.errs = append(t.errs, fmt.Errorf("%d records more have no room either", t.full-1))
+	}
+	return errors.Join(t.errs...)
 }
 
 func (m *Map) applyHost(e Entry) error {
@@ -291,7 +306,7 @@ func (m *Map) applyMachine(e Entry) error {
 	}
 	number := addr.Machine(n)
 	before := m.fleet.machines[number]
-	put(m.fleet.machines, number, now)
+	m.fleet.putMachine(number, now)
 	_, known := m.local[number]
 	if known || now != nil && m.fleet.blocks[number.Block()].Home == m.Self.ID {
 		m.unsettled.add(number)
@@ -336,7 +351,28 @@ func (m *Map) routeTo(number addr.Machine, r *Machine, epoch uint64) error {
 	if !m.leads(r, m.fleet.blocks[number.Block()].Home) {
 		return m.Datapath.DeleteMoved(m.id(number), epoch)
 	}
-	return m.Datapath.PutMoved(nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch})
+	e := nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch}
+	if m.fleet.restored != nil {
+		m.fleet.restored[number.Block()] = append(m.fleet.restored[number.Block()], e)
+		return nil
+	}
+	return m.Datapath.PutMoved(e)
+}
+
+// putRestored puts the `moved` entries that restoring has come to: a million, one by one, would take seconds. The caller
+// holds mu.
+func (m *Map) putRestored() error {
+	var t troubles
+	for _, entries := range m.fleet.restored {
+		slices.SortFunc(entries, func(a, b nat.Moved) int { return cmp.Compare(a.ID.Machine, b.ID.Machine) })
+		if m.Datapath.PutMoved(entries...) == nil {
+			continue
+		}
+		for _, e := range entries { // which of them, and why
+			m.meet(&t, machineKey(e.ID.Machine), m.Datapath.PutMoved(e))
+		}
+	}
+	return t.join()
 }
 
 // leads reports whether a machine with the record r, nil for none, and that home has a `moved` entry.
@@ -416,7 +452,11 @@ func (m *Map) restoreCache(ctx context.Context) error {
 			return err
 		}
 	}
+	m.fleet.machines = make(map[addr.Machine]Machine, len(entries))
+	m.fleet.restored = make(map[addr.Block][]nat.Moved)
 	err = m.apply(entries)
+	err = errors.Join(err, m.putRestored())
+	m.fleet.restored = nil
 	m.fleet.restoring = false
 	m.fleet.stateAt = 0 // the entries' revisions are the cache's
 	return err

@@ -303,17 +303,9 @@ func (m *Map) view(l Local) (MachineView, error) {
 	v := MachineView{Local: l, ID: s.ID(), Stable: s}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	v.Host, _ = m.hostOf(l)
 	switch l.State {
-	case Here, Leaving, Switching, Destroying:
-		v.Host = m.Self.ID
-	case Incoming:
-		v.Host = l.Peer
-	case Away:
-		if v.Host = l.Peer; m.fleet.machines[l.Machine].Epoch > l.Epoch {
-			v.Host = m.fleet.machines[l.Machine].Host
-		}
-	default:
-		v.Host, _ = m.fleet.where(l.Machine)
+	case Issued, Quarantined, Free:
 		v.State = ""
 	}
 	return v, nil

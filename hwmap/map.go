@@ -32,7 +32,8 @@ type Datapath interface {
 	// Flip makes a delivering entry one that is away, in one map write. The same again changes nothing.
 	Flip(id addr.ID, to addr.Host, epoch uint64) error
 
-	PutMoved(nat.Moved) error
+	// PutMoved writes all that it can.
+	PutMoved(...nat.Moved) error
 	DeleteMoved(id addr.ID, epoch uint64) error
 	MovedEntries() ([]nat.Moved, error)
 	PutBlock(nat.Block) error

@@ -69,6 +69,33 @@ func TestEachStepOfAMigrationCanBeRepeated(t *testing.T) {
 	})
 }
 
+func TestEveryHostKnowsWhereAMachineIsAtEachStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		v := f.create(1, "web1")
+		expect := func(when string, want ...addr.Host) {
+			t.Helper()
+			f.settled()
+			for i, host := range want {
+				if got, ok := f.on(addr.Host(i + 1)).HostOf(v.ID); got != host || ok != (host != 0) {
+					t.Errorf("%s, host %d says %d, %v, want %d", when, i+1, got, ok, host)
+				}
+			}
+		}
+		expect("at home", 1, 1, 1)
+		f.must(f.call(1, begin("web1", 2)))
+		f.must(f.call(2, attach("web1")))
+		expect("before the switchover", 1, 1, 1)
+		f.must(f.call(1, switchover("web1")))
+		expect("after the switchover", 2, 2, 2)
+		f.must(f.call(1, finish("web1")))
+		expect("after the finish", 2, 2, 2)
+		if at, ok := f.on(1).HostOf(addr.ID{Cell: cell + 1, Machine: v.ID.Machine}); ok {
+			t.Errorf("a machine of another cell is said to be on host %d", at)
+		}
+	})
+}
+
 func TestAnImmediateMoveBackWaitsForFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 2)

@@ -149,6 +149,12 @@ func encode(record any) []byte {
 // decode reads the record of e. A field that this version does not know is left alone: a newer daemon wrote it.
 func decode[T any](e Entry) (T, error) {
 	var record T
+	if m, ok := any(&record).(*Machine); ok {
+		if m.scan(e.Value) {
+			return record, nil
+		}
+		*m = Machine{}
+	}
 	if err := json.Unmarshal(e.Value, &record); err != nil {
 		return record, fmt.Errorf("%w: %s at revision %d: %v", errMalformed, e.Key, e.ModRevision, err)
 	}

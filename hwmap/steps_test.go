@@ -201,8 +201,8 @@ func (k steppedKernel) DeleteMachine(id addr.ID, epoch uint64) error {
 func (k steppedKernel) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 	return k.local("flip", func() error { return k.Datapath.Flip(id, to, epoch) })
 }
-func (k steppedKernel) PutMoved(m nat.Moved) error {
-	return k.local("put moved", func() error { return k.Datapath.PutMoved(m) })
+func (k steppedKernel) PutMoved(entries ...nat.Moved) error {
+	return k.local("put moved", func() error { return k.Datapath.PutMoved(entries...) })
 }
 func (k steppedKernel) DeleteMoved(id addr.ID, epoch uint64) error {
 	return k.local("delete moved", func() error { return k.Datapath.DeleteMoved(id, epoch) })

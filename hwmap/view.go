@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"ip6d/addr"
+	"ip6d/nat"
 )
 
 // fleetView is the fleet's map as this host last saw it, in memory.
@@ -14,6 +15,7 @@ type fleetView struct {
 	hosts    map[addr.Host]Host
 	blocks   map[addr.Block]Block
 	machines map[addr.Machine]Machine
+	names    map[string][]addr.Machine // of machines; nil until somebody asks
 
 	stateAt Revision // of the record that this host's own state is of; 0: not known
 
@@ -22,12 +24,14 @@ type fleetView struct {
 
 	ahead map[Key]Revision // of records that were read upon a hint or written, while it is above revision
 
-	restoring bool        // what is being applied is the cache's
-	id        string      // of the store that answers
-	known     KnownStore  // what is remembered of it
-	isNew     bool        // known is to be remembered with the next revision
-	suspect   string      // why it is not believed
-	pending   []addr.Host // that have not published again what they know, since it was accepted
+	restoring bool                       // what is being applied is the cache's
+	restored  map[addr.Block][]nat.Moved // entries that come of it, to be put together; nil while nothing is restored
+
+	id      string      // of the store that answers
+	known   KnownStore  // what is remembered of it
+	isNew   bool        // known is to be remembered with the next revision
+	suspect string      // why it is not believed
+	pending []addr.Host // that have not published again what they know, since it was accepted
 
 	following bool  // whether the store is being watched
 	err       error // why not
@@ -42,6 +46,34 @@ func newFleetView() fleetView {
 		unrouted: make(map[addr.Block]struct{}),
 		ahead:    make(map[Key]Revision),
 	}
+}
+
+// putMachine takes a machine's record in, or that it has gone: nil.
+func (v *fleetView) putMachine(number addr.Machine, r *Machine) {
+	if v.names != nil {
+		before, existed := v.machines[number]
+		if existed && (r == nil || r.Name != before.Name) {
+			left := slices.DeleteFunc(v.names[before.Name], func(n addr.Machine) bool { return n == number })
+			if put(v.names, before.Name, &left); len(left) == 0 {
+				delete(v.names, before.Name)
+			}
+		}
+		if r != nil && (!existed || r.Name != before.Name) {
+			v.names[r.Name] = append(v.names[r.Name], number)
+		}
+	}
+	put(v.machines, number, r)
+}
+
+// named returns the machines that have a record with that name.
+func (v *fleetView) named(name string) []addr.Machine {
+	if v.names == nil {
+		v.names = make(map[string][]addr.Machine, len(v.machines))
+		for number, r := range v.machines {
+			v.names[r.Name] = append(v.names[r.Name], number)
+		}
+	}
+	return v.names[name]
 }
 
 // where returns the host that the fleet's map says the machine is on: its own record, else its block's home.
@@ -84,6 +116,36 @@ func put[K comparable, V any](m map[K]V, k K, v *V) {
 		return
 	}
 	m[k] = *v
+}
+
+// HostOf returns the host that a machine is on, as far as this host knows: its own machines are where it has them, of others
+// their record counts, and where there is none, their block's home.
+func (m *Map) HostOf(id addr.ID) (addr.Host, bool) {
+	if id.Cell != m.Cell {
+		return 0, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l, ok := m.local[id.Machine]; ok {
+		return m.hostOf(l)
+	}
+	return m.fleet.where(id.Machine)
+}
+
+// hostOf is HostOf for what this host has of a machine. The caller holds mu.
+func (m *Map) hostOf(l Local) (addr.Host, bool) {
+	switch l.State {
+	case Here, Leaving, Switching, Destroying:
+		return m.Self.ID, true
+	case Incoming:
+		return l.Peer, true
+	case Away:
+		if r := m.fleet.machines[l.Machine]; r.Epoch > l.Epoch {
+			return r.Host, true
+		}
+		return l.Peer, true
+	}
+	return m.fleet.where(l.Machine)
 }
 
 // Hosts returns the hosts of the fleet by id, and the blocks of each.

@@ -220,6 +220,36 @@ func TestFullMapNamesItsSetting(t *testing.T) {
 	ok(t, d.DeleteMoved(beyond.ID(), 1))
 }
 
+func TestManyMovedArePutTogetherEachAsIfAlone(t *testing.T) {
+	o := options(pinDir(t))
+	o.Sizes.Blocks = 3
+	d := open(t, o)
+	at := func(machine addr.Machine, host addr.Host, epoch uint64) Moved {
+		return Moved{ID: stable(5, 1, machine).ID(), Host: host, Epoch: epoch}
+	}
+	ok(t, d.PutMoved(at(0x102, 2, 9)))
+	all := []Moved{
+		at(0x101, 2, 1), at(0x102, 3, 8), at(0x103, 3, 1), at(0x101, 4, 2), // one is older than what is there, one comes again
+		at(0x201, 2, 1), at(0x202, 2, 1), at(0x104, 2, 1), // back in the first block
+		at(0x300, 2, 1), // no room
+		{ID: addr.ID{Cell: 2, Machine: 1}, Host: 2},
+	}
+	err := d.PutMoved(all...)
+	for _, want := range []error{ErrStale, ErrFull, ErrInvalid} {
+		if !errors.Is(err, want) {
+			t.Errorf("error %v, without %v", err, want)
+		}
+	}
+	want := []Moved{at(0x101, 4, 2), at(0x102, 2, 9), at(0x103, 3, 1), at(0x104, 2, 1), at(0x201, 2, 1), at(0x202, 2, 1)}
+	if got := must(d.MovedEntries()); !reflect.DeepEqual(got, want) {
+		t.Errorf("there are %+v, want %+v", got, want)
+	}
+	if got, want := blockCounts(t, d), (map[addr.Block]counts{1: {4, 0}, 2: {2, 0}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("blocks count %v, want %v", got, want)
+	}
+	ok(t, d.PutMoved())
+}
+
 // blockCounts reads the counts that the programs see.
 func blockCounts(t *testing.T, d *Datapath) map[addr.Block]counts {
 	t.Helper()

@@ -10,33 +10,76 @@ import (
 	"ip6d/bpf"
 )
 
-// PutMoved writes an entry of `moved`. Errors: ErrInvalid, also for a machine of another cell than this host's;
-// ErrStale; ErrFull.
-func (d *Datapath) PutMoved(m Moved) error {
-	if err := d.checkMoved(m); err != nil {
-		return fmt.Errorf("moved %s: %w", m.ID, err)
-	}
+// PutMoved writes entries of `moved`; many of one block, one after the other, cost little more than one. Where one cannot be
+// written, the others are all the same. Errors: ErrInvalid, also for a machine of another cell than this host's; ErrStale;
+// ErrFull.
+func (d *Datapath) PutMoved(entries ...Moved) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var errs []error
+	for len(entries) > 0 {
+		id := entries[0].ID
+		n := 1
+		for n < len(entries) && entries[n].ID.Cell == id.Cell && entries[n].ID.Machine.Block() == id.Machine.Block() &&
+			entries[n].ID.Machine > entries[n-1].ID.Machine { // one that comes again is not counted again
+			n++
+		}
+		if err := d.putMoved(entries[:n]); err != nil {
+			errs = append(errs, err)
+		}
+		entries = entries[n:]
+	}
+	return errors.Join(errs...)
+}
+
+// putMoved writes entries of one block. All are counted first: where none is counted, none would be looked for. The caller
+// holds mu.
+func (d *Datapath) putMoved(entries []Moved) error {
+	var errs []error
+	values, wanted, added := make([]movedValue, 0, len(entries)), make([]addr.Machine, 0, len(entries)), 0
+	for _, m := range entries {
+		v, isNew, err := d.movedValue(m)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("moved %s: %w", m.ID, err))
+			continue
+		}
+		values, wanted = append(values, v), append(wanted, m.ID.Machine)
+		if isNew {
+			added++
+		}
+	}
+	put := func() error {
+		for i, number := range wanted {
+			if err := d.writeMoved(number, values[i]); err != nil {
+				return fmt.Errorf("moved %s: %w", addr.ID{Cell: d.cell, Machine: number}, err)
+			}
+		}
+		return nil
+	}
+	if added == 0 {
+		return errors.Join(append(errs, put())...)
+	}
+	return errors.Join(append(errs, d.counted(entries[0].ID, counts{moved: added}, put))...)
+}
+
+// movedValue is what is to be written for m, and whether there is no entry yet. The caller holds mu.
+func (d *Datapath) movedValue(m Moved) (v movedValue, isNew bool, err error) {
+	if err := d.checkMoved(m); err != nil {
+		return v, false, err
+	}
 	if err := d.checkBlock(m.ID.Machine.Block()); err != nil {
-		return fmt.Errorf("moved %s: %w", m.ID, err)
+		return v, false, err
 	}
 	old, ok, err := d.readMoved(m.ID.Machine)
 	if err != nil {
-		return fmt.Errorf("moved %s: read: %w", m.ID, err)
+		return v, false, fmt.Errorf("read: %w", err)
 	}
 	if ok && old.epoch > m.Epoch {
-		return fmt.Errorf("moved %s: %w: %d, this is %d", m.ID, ErrStale, old.epoch, m.Epoch)
+		return v, false, fmt.Errorf("%w: %d, this is %d", ErrStale, old.epoch, m.Epoch)
 	}
-	slot, err := d.slot(m.Host)
-	if err != nil {
-		return fmt.Errorf("moved %s: %w", m.ID, err)
-	}
-	put := func() error { return d.writeMoved(m.ID.Machine, movedValue{slot: slot, epoch: m.Epoch}) }
-	if ok {
-		return put()
-	}
-	return d.counted(m.ID, counts{moved: 1}, put)
+	v.epoch = m.Epoch
+	v.slot, err = d.slot(m.Host)
+	return v, !ok, err
 }
 
 // DeleteMoved deletes the entry of that epoch or a lower one. That there is none is no error. Errors: ErrStale.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/rpc"
@@ -70,7 +71,13 @@ func (r *Remote) DeleteMachine(id addr.ID, epoch uint64) error {
 func (r *Remote) Flip(id addr.ID, to addr.Host, epoch uint64) error {
 	return r.tell("Flip", Question{ID: id, To: to, Epoch: epoch})
 }
-func (r *Remote) PutMoved(m nat.Moved) error { return r.tell("PutMoved", Question{Moved: m}) }
+func (r *Remote) PutMoved(entries ...nat.Moved) error {
+	var errs []error
+	for _, m := range entries {
+		errs = append(errs, r.tell("PutMoved", Question{Moved: m}))
+	}
+	return errors.Join(errs...)
+}
 func (r *Remote) DeleteMoved(id addr.ID, epoch uint64) error {
 	return r.tell("DeleteMoved", Question{ID: id, Epoch: epoch})
 }
