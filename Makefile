@@ -27,7 +27,7 @@ ifeq ($(shell PATH='$(PATH)' command -v go),) # make 4.3 does not export to $(sh
 $(error There is no go in PATH or /usr/local/go/bin: install Go 1.26 or later, see https://go.dev/doc/install)
 endif
 
-.PHONY: build bin/ip6d demo test soak test-kernel race model fuzz bench-datapath lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
+.PHONY: build bin/ip6d demo test soak test-kernel race model fuzz bench-datapath bench-control lint lint-go lint-c lint-shell lint-proto lint-modules generate check-generated deps deps-% root clean help
 
 ## build: bin/ip6d, and bin/etcd for the lab and the tests (the default)
 build: bin/ip6d bin/etcd
@@ -55,6 +55,7 @@ test: root deps-test build bin/testreport
 	go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(PACKAGES) | tee bin/test.json | bin/testreport $(NO_SKIP)
 ifeq ($(PACKAGES),./...)
 	go -C integration/soak test -json -count=1 -timeout=$(TEST_TIMEOUT) ./... | tee bin/test-soak.json | bin/testreport $(NO_SKIP)
+	go -C integration/control test -json -count=1 -timeout=$(TEST_TIMEOUT) ./... | tee bin/test-control.json | bin/testreport $(NO_SKIP)
 endif
 
 ## soak: random calls and faults for SOAK_TIME (5m), as drawn from SEED (a random one), on three hosts with three etcd members (root)
@@ -85,6 +86,11 @@ fuzz:
 bench-datapath: root deps-test
 	go run ./integration/bench
 
+## bench-control: measure the control plane beside its rivals, into bench/; takes about five minutes (root)
+bench-control: root build
+	go -C integration/control build -o ../../bin/bench-control .
+	bin/bench-control
+
 ## lint: gofmt, go vet, staticcheck, tidy modules, clang-format, shellcheck, buf
 lint: lint-go lint-c lint-shell lint-proto lint-modules
 
@@ -93,9 +99,11 @@ lint-go:
 	go vet ./...
 	go -C tools vet ./...
 	go -C integration/soak vet ./...
+	go -C integration/control vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go -C tools tool staticcheck ./...
 	go -C integration/soak tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...
+	go -C integration/control tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...
 
 lint-c: deps-lint
 	clang-format-19 --dry-run -Werror bpf/*.[ch] integration/bench/harness/*.c integration/lab/guard/*.c
@@ -111,6 +119,7 @@ lint-modules:
 	go mod tidy -diff
 	go -C tools mod tidy -diff
 	go -C integration/soak mod tidy -diff
+	go -C integration/control mod tidy -diff
 
 ## generate: the Go code of api/, and the BPF objects with their Go code
 generate: deps-generate

@@ -46,7 +46,7 @@ func measure(o options) (r *results, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, pins.close()) }()
+	defer func() { err = errors.Join(err, pins.Close()) }()
 	r = &results{samples: make(map[string][]sample)}
 	if err := r.fresh(o, o.chosen(pins.ways())); err != nil {
 		return nil, err

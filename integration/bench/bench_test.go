@@ -50,18 +50,18 @@ func TestEveryWayCarriesAndEveryRatioIsReported(t *testing.T) {
 			}
 		}
 	}
-	report, err := newReport(o, r)
+	measured, err := newReport(o, r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := report.write(dir); err != nil {
+	if err := measured.write(dir); err != nil {
 		t.Fatal(err)
 	}
 	checkFiles(t, dir)
 
 	var out bytes.Buffer
-	if err := report.print(&out); err != nil {
+	if err := measured.print(&out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
@@ -81,7 +81,7 @@ func checkFiles(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r report
+	var r datapath
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatal(err)
 	}

@@ -3,42 +3,20 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ip6d/addr"
+	"ip6d/integration/bench/bpffs"
 	"ip6d/nat"
 )
 
-// pins is a BPF file system that is mounted nowhere: it is gone with this process, and so are the programs and maps
-// that are pinned on it.
-type pins struct{ file *os.File }
+// pins is where the programs and maps of all hosts are pinned.
+type pins struct{ *bpffs.FS }
 
 func newPins() (*pins, error) {
-	context, err := unix.Fsopen("bpf", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make a BPF file system: %w", err)
-	}
-	defer unix.Close(context)
-	if err := unix.FsconfigCreate(context); err != nil {
-		return nil, fmt.Errorf("make a BPF file system: %w", err)
-	}
-	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("make a BPF file system: %w", err)
-	}
-	return &pins{os.NewFile(uintptr(mount), "bpf")}, nil
+	f, err := bpffs.New()
+	return &pins{f}, err
 }
-
-// dir is the path of a directory on it.
-func (p *pins) dir(name string) string {
-	return filepath.Join(fmt.Sprintf("/proc/self/fd/%d", p.file.Fd()), name)
-}
-
-func (p *pins) close() error { return p.file.Close() }
 
 // ip6d makes the hosts of a line carry by this project's datapath, set up as package host would do it.
 func (p *pins) ip6d(sizes nat.Sizes, also func(*path, *host, *nat.Datapath) error) func(*path, *host) error {
@@ -91,7 +69,7 @@ func (p *pins) sharedIP6D(path *path, h *host) error {
 // open opens a host's datapath, which is gone with the path.
 func (p *pins) open(path *path, h *host, sizes nat.Sizes) (d *nat.Datapath, err error) {
 	err = h.do("open the datapath", func() error {
-		d, err = nat.Open(nat.Options{Plan: plan, Cell: cell, Host: h.id, PinDir: p.dir(h.pins()), Sizes: sizes})
+		d, err = nat.Open(nat.Options{Plan: plan, Cell: cell, Host: h.id, PinDir: p.Dir(h.pins()), Sizes: sizes})
 		return err
 	})
 	if err != nil {

@@ -51,12 +51,12 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	report, err := newReport(o, r)
+	measured, err := newReport(o, r)
 	if err != nil {
 		return err
 	}
-	if err := report.write(*dir); err != nil {
+	if err := measured.write(*dir); err != nil {
 		return err
 	}
-	return report.print(stdout)
+	return measured.print(stdout)
 }

@@ -46,7 +46,7 @@ func (p *pins) programs(repeat int) (costs programCosts, err error) {
 
 // cost measures one of a host's programs.
 func (p *pins) cost(repeat int, h *host, name string, source, destination netip.Addr) (ns float64, err error) {
-	program, err := ebpf.LoadPinnedProgram(p.dir(filepath.Join(h.pins(), "programs", name)), nil)
+	program, err := ebpf.LoadPinnedProgram(p.Dir(filepath.Join(h.pins(), "programs", name)), nil)
 	if err != nil {
 		return 0, err
 	}

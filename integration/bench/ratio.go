@@ -1,7 +1,5 @@
 package main
 
-import "slices"
-
 // ratio is a number that the datapath is held to, known to its readers by its key.
 type ratio struct {
 	key   string
@@ -55,24 +53,4 @@ func (x ratio) measured(r *results) bool {
 func addedCost(r *results, i int) float64 {
 	cost := func(name string) float64 { return r.samples[name][i].NsPerPacket }
 	return (cost(wayIP6D) - cost(wayStraight)) / (cost(wayPlain) - cost(wayStraight))
-}
-
-// spread is the median of some numbers, and how far they lie apart.
-type spread struct {
-	Median       float64 `json:"median"`
-	LowQuartile  float64 `json:"low_quartile"`
-	HighQuartile float64 `json:"high_quartile"`
-	Lowest       float64 `json:"lowest"`
-	Highest      float64 `json:"highest"`
-}
-
-// spreadOf needs one number at least.
-func spreadOf(numbers []float64) spread {
-	v := slices.Sorted(slices.Values(numbers))
-	at := func(part float64) float64 {
-		place := part * float64(len(v)-1)
-		i := int(place)
-		return v[i] + (v[min(i+1, len(v)-1)]-v[i])*(place-float64(i))
-	}
-	return spread{Median: at(0.5), LowQuartile: at(0.25), HighQuartile: at(0.75), Lowest: at(0), Highest: at(1)}
 }

@@ -25,16 +25,3 @@ func TestARatioIsLeftOutWhereAWayWasNotMeasured(t *testing.T) {
 		}
 	}
 }
-
-func TestSpreadIsOfTheSortedNumbers(t *testing.T) {
-	want := spread{Lowest: 1, LowQuartile: 2, Median: 3, HighQuartile: 4, Highest: 5}
-	if got := spreadOf([]float64{5, 1, 4, 2, 3}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-	if got := spreadOf([]float64{1, 2}); got.Median != 1.5 {
-		t.Errorf("the median of 1 and 2 is %g", got.Median)
-	}
-	if got := spreadOf([]float64{7}); got != (spread{7, 7, 7, 7, 7}) {
-		t.Errorf("of one number: %+v", got)
-	}
-}
