@@ -56,7 +56,7 @@ func (m *Map) account(l Local) {
 // not wait for the store; but none while it takes no machines. A block of this host whose record has gone from the store is
 // published again.
 func (m *Map) keepBlocks(ctx context.Context) error {
-	wait, said := retryPause, ""
+	var trouble backoff
 	for {
 		err := m.republishBlocks(ctx)
 		wanted := m.wantsBlock()
@@ -67,19 +67,15 @@ func (m *Map) keepBlocks(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			if err.Error() != said { // a trouble that lasts is told once
-				m.Logger.Warn("blocks not kept, trying again", "error", err)
-				said = err.Error()
-			}
-			if err := pause(ctx, wait); err != nil {
+			trouble.tell(m.Logger, "blocks not kept, trying again", err)
+			if err := trouble.pause(ctx); err != nil {
 				return err
 			}
-			wait = min(2*wait, maxRetryPause)
 			continue
 		case wanted:
 			continue // until they suffice
 		}
-		wait, said = retryPause, ""
+		trouble.over()
 		select {
 		case <-m.leaseWanted:
 		case <-ctx.Done():

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"testing"
 
 	"ip6d/addr"
 	"ip6d/hwmap"
@@ -187,7 +186,7 @@ func (s *server) local(number addr.Machine) hwmap.Local {
 	return hwmap.Local{}
 }
 
-func record[T any](t *testing.T, e hwmap.Entry) (r T) {
+func record[T any](t tester, e hwmap.Entry) (r T) {
 	t.Helper()
 	if err := json.Unmarshal(e.Value, &r); err != nil {
 		t.Fatalf("%s: %v", e.Key, err)
@@ -195,7 +194,7 @@ func record[T any](t *testing.T, e hwmap.Entry) (r T) {
 	return r
 }
 
-func encoded(t *testing.T, record any) []byte {
+func encoded(t tester, record any) []byte {
 	t.Helper()
 	b, err := json.Marshal(record)
 	if err != nil {
@@ -220,7 +219,7 @@ func keys[K comparable, V any](m map[K]V) map[K]bool {
 	return all
 }
 
-func equal[T any](t *testing.T, what string, want, got T) {
+func equal[T any](t tester, what string, want, got T) {
 	t.Helper()
 	if diff := diff(want, got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)

@@ -168,7 +168,7 @@ func (m *Map) writeFence(ctx context.Context, is fenceRecord) error {
 
 // keepFence takes this host's machines up again when it was revived, until ctx ends.
 func (m *Map) keepFence(ctx context.Context) error {
-	wait, said := retryPause, ""
+	var trouble backoff
 	for {
 		select {
 		case <-m.fence.wanted:
@@ -177,21 +177,17 @@ func (m *Map) keepFence(ctx context.Context) error {
 		}
 		err := m.takeUp(ctx)
 		if err == nil {
-			wait, said = retryPause, ""
+			trouble.over()
 			continue
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err.Error() != said { // a trouble that lasts is told once
-			m.Logger.Warn("revived, but machines not taken up yet, trying again", "error", err)
-			said = err.Error()
-		}
+		trouble.tell(m.Logger, "revived, but machines not taken up yet, trying again", err)
 		wish(m.fence.wanted)
-		if err := pause(ctx, wait); err != nil {
+		if err := trouble.pause(ctx); err != nil {
 			return err
 		}
-		wait = min(2*wait, maxRetryPause)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"testing/synctest"
 	"time"
 
@@ -20,9 +19,22 @@ import (
 
 const cell addr.Cell = 1
 
+// tester is a test, be it testing's or rapid's.
+type tester interface {
+	Helper()
+	Log(args ...any)
+	Logf(format string, args ...any)
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(func())
+	Context() context.Context
+}
+
 // fleet is some servers and the store that they share, in the virtual time of a synctest bubble.
 type fleet struct {
-	t          *testing.T
+	t          tester
 	store      hwmap.Store
 	memory     *memory // the same, where it is one
 	standalone bool    // the store is the only server's truth
@@ -61,7 +73,7 @@ type server struct {
 
 // logs are what a server's daemons say. It is shown with a test that fails.
 type logs struct {
-	t  *testing.T
+	t  tester
 	mu sync.Mutex // guards lines
 
 	lines []string
@@ -90,7 +102,7 @@ func (l *logs) count(text string) (n int) {
 }
 
 // newFleet starts n servers.
-func newFleet(t *testing.T, n int) *fleet {
+func newFleet(t tester, n int) *fleet {
 	t.Helper()
 	store := newMemory()
 	f := newFleetOn(t, store, n)
@@ -98,7 +110,7 @@ func newFleet(t *testing.T, n int) *fleet {
 	return f
 }
 
-func newFleetOn(t *testing.T, store hwmap.Store, n int) *fleet {
+func newFleetOn(t tester, store hwmap.Store, n int) *fleet {
 	t.Helper()
 	f := &fleet{t: t, store: store, servers: make(map[addr.Host]*server), held: make(map[addr.Host]chan struct{}), delivering: make(map[addr.ID]map[addr.Host]uint64), lost: make(map[addr.Host]bool)}
 	f.memory, _ = store.(*memory)

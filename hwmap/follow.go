@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,14 +17,14 @@ import (
 // follow keeps the kernel's maps and the cache as the fleet's map says: it lists, then watches from there. Whenever the
 // watch breaks it lists again and applies the difference; the kernel's maps are never flushed.
 func (m *Map) follow(ctx context.Context) error {
-	wait, said := retryPause, ""
+	var trouble backoff
 	for {
 		revision, err := m.catchUp(ctx)
 		if err == nil {
-			if said != "" {
+			if trouble.said != "" {
 				m.Logger.Info("fleet's map followed again")
 			}
-			wait, said = retryPause, ""
+			trouble.over()
 			m.setFollowing(true, nil)
 			err = m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
 				return m.advance(ctx, b.Entries, b.Revision)
@@ -39,32 +38,21 @@ func (m *Map) follow(ctx context.Context) error {
 			m.Logger.Info("listing the fleet's map anew", "reason", err)
 			continue
 		}
-		if err.Error() != said { // a trouble that lasts is told once
-			m.Logger.Warn("fleet's map not followed, going on with what is known", "error", err)
-			said = err.Error()
-		}
-		if err := m.waitToFollow(ctx, wait); err != nil {
+		trouble.tell(m.Logger, "fleet's map not followed, going on with what is known", err)
+		if err := trouble.pauseOr(ctx, m.followWanted); err != nil {
 			return err
 		}
-		wait = min(2*wait, maxRetryPause)
 	}
-}
-
-// waitToFollow is pause, unless following is wanted at once.
-func (m *Map) waitToFollow(ctx context.Context, d time.Duration) error {
-	waiting, stop := context.WithTimeout(ctx, d+rand.N(d/2))
-	defer stop()
-	select {
-	case <-waiting.Done():
-	case <-m.followWanted:
-	}
-	return ctx.Err()
 }
 
 func (m *Map) setFollowing(following bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fleet.following, m.fleet.err = following, err
+	if following && m.fleet.back != nil {
+		close(m.fleet.back)
+		m.fleet.back = nil
+	}
 }
 
 // adopt takes a whole listing: what it does not have is deleted, from the view, the kernel's maps and the cache.

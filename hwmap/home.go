@@ -26,10 +26,14 @@ func (m *Map) keepHomes(ctx context.Context) error {
 				return err
 			}
 			if err := m.keepHome(ctx, block); err != nil && ctx.Err() == nil {
-				m.Logger.Warn("block not taken over, trying again", "block", block, "error", err)
+				wait, back := unfollowedPause, m.whenFollowed()
+				if back == nil { // else follow has told it
+					wait = retryPause
+					m.Logger.Warn("block not taken over, trying again", "block", block, "error", err)
+				}
 				g.Go(func() error {
 					defer m.changedHome.add(block)
-					return pause(ctx, retryPause)
+					return pauseOr(ctx, wait, back)
 				})
 			}
 		}

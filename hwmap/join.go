@@ -275,14 +275,17 @@ const aliveFor = 10 * time.Second
 
 // stayAlive holds the one leased key: a hint that this host lives. Losing it deletes nothing.
 func (m *Map) stayAlive(ctx context.Context) error {
-	said := ""
+	var trouble backoff
 	for {
+		began := time.Now()
 		err := m.Fleet.Hold(ctx, aliveKey(m.Self.ID), []byte("{}"), aliveFor)
-		if err != nil && ctx.Err() == nil && (err.Error() != said || m.gate.check() == nil) { // a trouble that lasts is told once
-			m.Logger.Warn("alive key lost", "error", err)
-			said = err.Error()
+		if time.Since(began) > aliveFor { // it was held until now
+			trouble.over()
 		}
-		if err := pause(ctx, retryPause); err != nil {
+		if err != nil && ctx.Err() == nil {
+			trouble.tell(m.Logger, "alive key lost", err)
+		}
+		if err := trouble.pause(ctx); err != nil {
 			return err
 		}
 	}
@@ -291,7 +294,7 @@ func (m *Map) stayAlive(ctx context.Context) error {
 // publishApplied publishes what this host has applied, which finish waits for: at most once a second, at once where a
 // machine's owner changed, and a while after any other change of a machine's record.
 func (m *Map) publishApplied(ctx context.Context) error {
-	said := ""
+	var trouble backoff
 	for {
 		select {
 		case <-m.appliedWanted:
@@ -300,15 +303,12 @@ func (m *Map) publishApplied(ctx context.Context) error {
 		}
 		err := m.publishRevision(ctx)
 		if err == nil {
-			said = ""
+			trouble.over()
 		} else if ctx.Err() == nil {
-			if err.Error() != said { // a trouble that lasts is told once
-				m.Logger.Warn("applied revision not published, trying again", "error", err)
-				said = err.Error()
-			}
+			trouble.tell(m.Logger, "applied revision not published, trying again", err)
 			wish(m.appliedWanted)
 		}
-		if err := pause(ctx, time.Second); err != nil {
+		if err := trouble.pause(ctx); err != nil { // also after it was published: at most once a second
 			return err
 		}
 	}

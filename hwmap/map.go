@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -264,21 +263,3 @@ func (m *Map) stable(l Local) (addr.Stable, error) {
 }
 
 func (m *Map) id(number addr.Machine) addr.ID { return addr.ID{Cell: m.Cell, Machine: number} }
-
-// How long a task waits before it tries again what a store or a peer failed: at first, and at most.
-const (
-	retryPause    = time.Second
-	maxRetryPause = 8 * time.Second
-)
-
-// pause waits for d and up to half of it more, so that hosts do not return to a store all at once. It returns ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d + rand.N(d/2))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}

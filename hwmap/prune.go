@@ -46,13 +46,23 @@ func (m *Map) pruneHistory(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	old, err := m.readEvents(ctx, oldest)
-	if err != nil {
-		return false, err
-	}
 	isVictim := make(map[uint64]bool)
 	for _, e := range victims {
 		isVictim[e.Seq] = true
+	}
+	if len(oldest) > 1 && tooMany <= 0 {
+		// Mostly the oldest is kept, and says so of all after it: this is done every few seconds.
+		first, err := m.readEvents(ctx, oldest[:1])
+		if err != nil {
+			return false, err
+		}
+		if len(first) == 1 && !isVictim[first[0].Seq] && m.Now().Sub(first[0].Time) < historyAge {
+			oldest = oldest[:1]
+		}
+	}
+	old, err := m.readEvents(ctx, oldest)
+	if err != nil {
+		return false, err
 	}
 	var kept uint64 // the oldest one
 	for _, e := range old {

@@ -3,9 +3,11 @@ package hwmap
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"ip6d/addr"
 )
@@ -17,6 +19,7 @@ const settlers = 8
 // settle acts on machines of this host whose record may have changed, by reading it from the store: what the watch said may
 // be long outdated, and the hints of other hosts say nothing but that there is something to read.
 func (m *Map) settle(ctx context.Context) error {
+	probes := rate.NewLimiter(rate.Every(maxRetryPause), 1)
 	g, ctx := errgroup.WithContext(ctx)
 	for range settlers {
 		g.Go(func() error {
@@ -25,17 +28,47 @@ func (m *Map) settle(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				if err := m.settleMachine(ctx, number); err != nil && ctx.Err() == nil {
-					m.Logger.Warn("machine not settled, trying again", "machine", number, "error", err)
-					g.Go(func() error {
-						defer m.unsettled.add(number)
-						return pause(ctx, retryPause)
-					})
+				wait, back := retryPause, m.whenFollowed()
+				if back == nil || probes.Allow() {
+					err = m.settleMachine(ctx, number)
+				} else {
+					wait, err = unfollowedPause, errUnfollowed
 				}
+				if err == nil || ctx.Err() != nil {
+					continue
+				}
+				if back == nil { // else follow has told it
+					m.Logger.Warn("machine not settled, trying again", "machine", number, "error", err)
+				}
+				g.Go(func() error {
+					defer m.unsettled.add(number)
+					return pauseOr(ctx, wait, back)
+				})
 			}
 		})
 	}
 	return g.Wait()
+}
+
+// unfollowedPause is how long a machine waits at most before it is settled, while the fleet's store is away: there may be
+// many, and each that asks a store in trouble adds to that. So one asks now and then, which may find that the store answers
+// though it is not followed; the others wait until it is.
+const unfollowedPause = time.Minute
+
+var errUnfollowed = fmt.Errorf("%w: it is not followed", ErrUnavailable)
+
+// whenFollowed returns what is closed when the fleet's store is followed again; nil while it is, or is not for another reason
+// than that it is away.
+func (m *Map) whenFollowed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fleet.following || !errors.Is(m.fleet.err, ErrUnavailable) {
+		return nil
+	}
+	if m.fleet.back == nil {
+		m.fleet.back = make(chan struct{})
+	}
+	return m.fleet.back
 }
 
 func (m *Map) settleMachine(ctx context.Context, number addr.Machine) error {
@@ -153,12 +186,24 @@ const sweepPause = 10 * time.Second
 
 // sweep frees the ids whose quarantine has passed, one by one or by the block.
 func (m *Map) sweep(ctx context.Context) error {
+	var trouble backoff
 	for {
 		m.issueFromWaiting()
+		var unavailable error
 		for _, number := range m.localInState(Quarantined) {
-			if err := m.release(ctx, number); err != nil && ctx.Err() == nil {
+			err := m.release(ctx, number)
+			if errors.Is(err, ErrUnavailable) { // so it would be for the others
+				unavailable = err
+				break
+			}
+			if err != nil && ctx.Err() == nil {
 				m.Logger.Warn("id not freed, trying again", "machine", number, "error", err)
 			}
+		}
+		if unavailable == nil {
+			trouble.over()
+		} else if ctx.Err() == nil {
+			trouble.tell(m.Logger, "ids not freed, trying again", unavailable)
 		}
 		if err := pause(ctx, sweepPause); err != nil {
 			return err

@@ -74,7 +74,7 @@ func (m *Map) unknownLeases(ctx context.Context) (string, error) {
 
 // tellStore keeps the fleet's store told how far the truth has come.
 func (m *Map) tellStore(ctx context.Context) error {
-	said := ""
+	var trouble backoff
 	for {
 		select {
 		case <-m.truth.grown:
@@ -87,12 +87,9 @@ func (m *Map) tellStore(ctx context.Context) error {
 		err := m.writeStoreWitness(ctx)
 		switch {
 		case err == nil:
-			said = ""
+			trouble.over()
 		case ctx.Err() == nil && !errors.Is(err, ErrConflict):
-			if err.Error() != said { // a trouble that lasts is told once
-				m.Logger.Warn("the store is not told of this host's commits, trying again", "error", err)
-				said = err.Error()
-			}
+			trouble.tell(m.Logger, "the store is not told of this host's commits, trying again", err)
 			wish(m.truth.grown)
 		}
 		if err := pause(ctx, witnessPause); err != nil {

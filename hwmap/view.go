@@ -35,6 +35,8 @@ type fleetView struct {
 
 	following bool  // whether the store is being watched
 	err       error // why not
+
+	back chan struct{} // closed when it is again; nil: nobody waits for it
 }
 
 func newFleetView() fleetView {

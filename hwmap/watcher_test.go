@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"testing"
 	"testing/synctest"
 	"time"
 
@@ -71,7 +70,7 @@ var nameless = []hwmap.LocalState{"", hwmap.Issued, hwmap.Quarantined, hwmap.Fre
 
 // replay returns the state of each machine after what a watcher was told: from each state to the next, with nothing left out
 // and nothing told twice.
-func replay(t *testing.T, told []hwmap.Event, snapshot bool) map[addr.Machine]hwmap.LocalState {
+func replay(t tester, told []hwmap.Event, snapshot bool) map[addr.Machine]hwmap.LocalState {
 	t.Helper()
 	now := make(map[addr.Machine]hwmap.LocalState)
 	last := uint64(0)
