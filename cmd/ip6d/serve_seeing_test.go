@@ -145,3 +145,35 @@ func TestMonitorShowsARefusedPacketAsItHappens(t *testing.T) {
 		t.Errorf("exit status %d after an interruption, want 0", status)
 	}
 }
+
+// No series is about one machine, and what counts machines does so when it is read.
+func TestTheMetricsOfADestroyedMachineAreGoneAtOnce(t *testing.T) {
+	h := newTestHost(t)
+	h.start()
+	h.machine("ephemeral", 42)
+	scrape := func() map[string]string {
+		t.Helper()
+		series, err := h.scrape("unix", h.socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range series {
+			if strings.Contains(name, "ephemeral") {
+				t.Errorf("there is a series of one machine: %s", name)
+			}
+		}
+		return series
+	}
+	const here, ports, entries = `ip6d_machines{state="here"}`, `ip6d_map_entries{map="ports"}`, `ip6d_map_entries{map="machines"}`
+	before := scrape()
+	h.run(new(map[string]any), "machine", "destroy", "ephemeral")
+	after := scrape()
+	for _, name := range []string{here, entries} {
+		if before[name] != "1" || after[name] != "0" {
+			t.Errorf("%s is %q with the machine and %q without, want 1 and 0", name, before[name], after[name])
+		}
+	}
+	if before[ports] == "" || before[ports] == after[ports] {
+		t.Errorf("%s is %q with the machine and %q without", ports, before[ports], after[ports])
+	}
+}
