@@ -31,6 +31,11 @@ func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, erro
 		return nil, nil
 	}
 	defer s.timed("get")()
+	return s.gather(ctx, keys)
+}
+
+// get reads keys in a call of its own.
+func (s *Store) get(ctx context.Context, keys []hwmap.Key) ([]hwmap.Entry, error) {
 	var entries []hwmap.Entry
 	err := s.read(ctx, "get", func(ctx context.Context) error {
 		entries = make([]hwmap.Entry, 0, len(keys))

@@ -62,6 +62,7 @@ type Store struct {
 	kv     pb.KVClient
 	lease  pb.LeaseClient
 	watch  pb.WatchClient
+	reads  gatherer
 	log    *slog.Logger
 
 	// listed is where the last List read, nil before the first.
