@@ -161,6 +161,7 @@ type portless struct{ *nat.Datapath }
 
 func (portless) AttachPort(int, addr.Stable) error { return nil }
 func (portless) DetachPort(int) error              { return nil }
+func (portless) AwaitPacket(int, bool) error       { return nil }
 
 // ports are devices that are not there.
 type ports struct{}

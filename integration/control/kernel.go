@@ -31,6 +31,8 @@ func newKernel(moved func()) *kernel {
 func (k *kernel) AttachPort(int, addr.Stable) error { return nil }
 func (k *kernel) DetachPort(int) error              { return nil }
 
+func (k *kernel) AwaitPacket(int, bool) error { return nil }
+
 func (k *kernel) PutMachine(m nat.Machine) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

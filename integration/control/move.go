@@ -55,6 +55,14 @@ func (f fleet) Reread(_ context.Context, h hwmap.Host, m addr.Machine) error {
 	return nil
 }
 
+func (f fleet) Activate(ctx context.Context, source hwmap.Host, m addr.Machine) error {
+	s, err := f.of(source)
+	if err != nil {
+		return err
+	}
+	return s.Activate(ctx, m)
+}
+
 // move measures switchovers from one host to another on one etcd member, beside bare transactions that compare and write as
 // much. What a host knows of machines that never moved is looked at on the way.
 func (b *bench) move(ctx context.Context) (err error) {
