@@ -49,11 +49,7 @@ func (s *hostServer) HandOverBlocks(ctx context.Context, r *connect.Request[ip6d
 	if err != nil {
 		return nil, answer(err)
 	}
-	handed := &ip6dv1.HandOverBlocksResponse{}
-	for _, b := range blocks {
-		handed.Blocks = append(handed.Blocks, &ip6dv1.HandedOverBlock{Block: uint32(b.Block), Home: uint32(b.Home)})
-	}
-	return connect.NewResponse(handed), nil
+	return connect.NewResponse(&ip6dv1.HandOverBlocksResponse{Blocks: handedOver(blocks)}), nil
 }
 
 // change has the state of a host changed, and returns the host as it is then.

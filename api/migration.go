@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -29,6 +30,17 @@ func (s *migrationServer) BeginMigration(ctx context.Context, r *connect.Request
 		return nil, answer(err)
 	}
 	return connect.NewResponse(&ip6dv1.BeginMigrationResponse{Stable: v.Stable.String()}), nil
+}
+
+func (s *migrationServer) CheckMigration(ctx context.Context, r *connect.Request[ip6dv1.CheckMigrationRequest]) (*connect.Response[ip6dv1.CheckMigrationResponse], error) {
+	switch err := s.CheckTarget(ctx, r.Msg.Name); {
+	case err == nil:
+		return connect.NewResponse(&ip6dv1.CheckMigrationResponse{Ready: true}), nil
+	case errors.Is(err, hwmap.ErrNotReady):
+		return connect.NewResponse(&ip6dv1.CheckMigrationResponse{Problem: err.Error()}), nil
+	default:
+		return nil, answer(err)
+	}
 }
 
 func (s *migrationServer) SwitchoverMigration(ctx context.Context, r *connect.Request[ip6dv1.SwitchoverMigrationRequest]) (*connect.Response[ip6dv1.SwitchoverMigrationResponse], error) {

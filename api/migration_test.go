@@ -141,3 +141,24 @@ func TestATargetWithoutRoomExhaustsAResource(t *testing.T) {
 	_ = source.datapath.locked(func() { source.datapath.broken = full })
 	refused(t, connect.CodeResourceExhausted, source.Machines.CreateMachine, &ip6dv1.CreateMachineRequest{Name: "b", Network: 1})
 }
+
+func TestWhetherATargetIsReadyCanBeAsked(t *testing.T) {
+	source, target := twoHosts(t)
+	check := &ip6dv1.CheckMigrationRequest{Name: "web1"}
+	refused(t, connect.CodeFailedPrecondition, source.Migrations.CheckMigration, check)
+	refused(t, connect.CodeNotFound, source.Migrations.CheckMigration, &ip6dv1.CheckMigrationRequest{Name: "web9"})
+	call(t, source.Migrations.BeginMigration, &ip6dv1.BeginMigrationRequest{Name: "web1", To: 2})
+	if got := call(t, source.Migrations.CheckMigration, check); got.Ready || !strings.Contains(got.Problem, "host 2 has no port") {
+		t.Errorf("without a port on the target: %v", got)
+	}
+	call(t, source.Machines.DetachMachine, &ip6dv1.DetachMachineRequest{Name: "web1"})
+	if got := call(t, source.Migrations.CheckMigration, check); !got.Ready || got.Problem != "" {
+		t.Errorf("with no port on the source either: %v", got)
+	}
+	call(t, source.Migrations.SwitchoverMigration, &ip6dv1.SwitchoverMigrationRequest{Name: "web1"})
+	is(t, target, here)
+	eventually(t, "the source forgets it, without a port on the target", func() bool {
+		_, err := source.Migrations.FinishMigration(t.Context(), connect.NewRequest(&ip6dv1.FinishMigrationRequest{Name: "web1"}))
+		return err == nil
+	})
+}

@@ -39,7 +39,7 @@ func (s *peerServer) CheckMachine(ctx context.Context, r *connect.Request[ip6dv1
 	if err != nil {
 		return nil, answer(err)
 	}
-	return connect.NewResponse(&ip6dv1.CheckMachineResponse{Epoch: v.Epoch, Ready: v.Ready, Delivering: v.Delivering, Active: v.Active}), nil
+	return connect.NewResponse(&ip6dv1.CheckMachineResponse{Epoch: v.Epoch, Accepted: v.Accepted, Ready: v.Ready, Here: v.Here, Delivering: v.Delivering, Active: v.Active}), nil
 }
 
 func (s *peerServer) ActivateMachine(ctx context.Context, r *connect.Request[ip6dv1.ActivateMachineRequest]) (*connect.Response[ip6dv1.ActivateMachineResponse], error) {

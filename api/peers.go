@@ -108,7 +108,7 @@ func (p *Peers) Check(ctx context.Context, h hwmap.Host, m addr.Machine) (hwmap.
 	if err != nil {
 		return hwmap.PeerView{}, err
 	}
-	return hwmap.PeerView{Epoch: r.Epoch, Ready: r.Ready, Delivering: r.Delivering, Active: r.Active}, nil
+	return hwmap.PeerView{Epoch: r.Epoch, Accepted: r.Accepted, Ready: r.Ready, Here: r.Here, Delivering: r.Delivering, Active: r.Active}, nil
 }
 
 // Activate asks source to switch the machine over, as it sends something here. Errors: hwmap.ErrState, ErrNotReady, and as Check.

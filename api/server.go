@@ -69,6 +69,7 @@ func NewHandler(o HandlerOptions) http.Handler {
 	path, hosts := ip6dv1connect.NewHostServiceHandler(&hostServer{o}, limit)
 	mux.Handle(path, hosts)
 	mux.Handle(ip6dv1connect.HostServiceMonitorDropsProcedure, endWithContext(hosts))
+	mux.Handle(ip6dv1connect.HostServiceDrainHostProcedure, endWithContext(hosts))
 	path, events := ip6dv1connect.NewEventServiceHandler(&eventServer{o.Map}, limit)
 	mux.Handle(path, events)
 	mux.Handle(ip6dv1connect.EventServiceWatchEventsProcedure, endWithContext(events))

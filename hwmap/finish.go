@@ -117,7 +117,7 @@ func (m *Map) checkDelivered(ctx context.Context, l Local, r Machine, wanted boo
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: host %d: %w", ErrLagging, r.Host, err)
-	case wanted && !seen.Delivering:
+	case wanted && !seen.Delivering && !(seen.Here && l.Port == nil): // a machine that left without a port has none to be delivered to
 		return fmt.Errorf("%w: host %d does not deliver yet", ErrLagging, r.Host)
 	case !wanted && seen.Delivering && seen.Epoch == r.Epoch:
 		return fmt.Errorf("%w: the record of the machine has gone from the store, and host %d delivers it", ErrLagging, r.Host)

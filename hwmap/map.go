@@ -80,7 +80,9 @@ type Peers interface {
 // PeerView is what a host says that it does for a machine.
 type PeerView struct {
 	Epoch      uint64 // 0: nothing
+	Accepted   bool   // incoming
 	Ready      bool   // incoming, with a port
+	Here       bool   // it is
 	Delivering bool   // here, packets go into its port
 	Active     bool   // incoming, and it has sent something that was waited for
 }

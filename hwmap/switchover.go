@@ -90,20 +90,49 @@ func (m *Map) switchover(ctx context.Context, l Local) (Outcome, error) {
 	if outcome, err := m.resolve(ctx, l, s); outcome != "" || err != nil {
 		return outcome, err
 	}
-	target, err := decode[Host](e[0])
-	if err != nil || target.State != Joined {
-		return "", fmt.Errorf("%w: host %d takes no machines", ErrNotReady, l.Peer)
-	}
-	seen, err := m.Peers.Check(ctx, target, l.Machine)
-	if err != nil {
-		return "", fmt.Errorf("%w: host %d: %w", ErrNotReady, l.Peer, err)
-	}
-	if !seen.Ready || seen.Epoch != l.Epoch {
-		return "", fmt.Errorf("%w: host %d has no port for the machine; attach it there first", ErrNotReady, l.Peer)
+	if err := m.checkReady(ctx, l, e[0]); err != nil {
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), switchoverTimeout)
 	defer cancel()
 	return m.handOver(ctx, l, s, e[0])
+}
+
+// checkReady asks the host that l goes to, whose record e is, whether it is ready for the switchover. It needs a port there
+// only where it has one here: a machine that is stopped is moved without, and attached when it starts. Errors: ErrNotReady.
+func (m *Map) checkReady(ctx context.Context, l Local, e Entry) error {
+	target, err := optional[Host](e)
+	if err != nil || target == nil || target.State != Joined {
+		return fmt.Errorf("%w: host %d takes no machines", ErrNotReady, l.Peer)
+	}
+	seen, err := m.Peers.Check(ctx, *target, l.Machine)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: host %d: %w", ErrNotReady, l.Peer, err)
+	case seen.Epoch == l.Epoch && (seen.Ready || l.Port == nil && seen.Accepted):
+		return nil
+	case l.Port == nil:
+		return fmt.Errorf("%w: host %d has not accepted the machine; repeat the begin", ErrNotReady, l.Peer)
+	}
+	return fmt.Errorf("%w: host %d has no port for the machine; attach it there first", ErrNotReady, l.Peer)
+}
+
+// CheckTarget returns nil when the target of a migration that has begun here is ready for the switchover. Errors: ErrNotReady,
+// ErrUnknownMachine, ErrState, ErrUnavailable.
+func (m *Map) CheckTarget(ctx context.Context, name string) error {
+	l, unlock, err := m.lockNamed(ctx, name)
+	if err != nil {
+		return err
+	}
+	unlock() // a look changes nothing, and is to keep nothing waiting
+	if l.State != Leaving && l.State != Switching {
+		return m.wrongState(l, "look at the target of a migration")
+	}
+	e, err := m.Fleet.Get(ctx, hostKey(l.Peer))
+	if err != nil {
+		return err
+	}
+	return m.checkReady(ctx, l, e[0])
 }
 
 // handOver flips and commits: s is the machine's record and target that of its new host, as just read.

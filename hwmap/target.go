@@ -120,10 +120,13 @@ func (m *Map) Check(ctx context.Context, number addr.Machine) (PeerView, error) 
 	}
 	// Only what is durable counts: the other host relies on it.
 	l, _ := m.lookup(number)
-	attached := e.Port.Ifindex != 0 && l.Epoch == e.Epoch && l.entry() == e.State
+	durable := l.Epoch == e.Epoch && l.entry() == e.State
+	attached := durable && e.Port.Ifindex != 0
 	return PeerView{
 		Epoch:      e.Epoch,
+		Accepted:   durable && e.State == nat.Incoming,
 		Ready:      attached && e.State == nat.Incoming,
+		Here:       durable && e.State == nat.Delivering,
 		Delivering: attached && e.State == nat.Delivering,
 		Active:     attached && l.awaitsPacket() && m.active.has(l),
 	}, nil

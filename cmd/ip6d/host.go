@@ -22,6 +22,7 @@ func newHostCommand(c *cli) *cobra.Command {
 		newHostJoinCommand(c),
 		newHostCordonCommand(c),
 		newHostUncordonCommand(c),
+		newHostDrainCommand(c),
 		newHostRemoveCommand(c),
 		newHostDeadCommand(c),
 		newHostReviveCommand(c),

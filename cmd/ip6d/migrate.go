@@ -23,7 +23,8 @@ func newMigrateCommand(c *cli) *cobra.Command {
   on the source   ip6d migrate switchover NAME
   on the source   ip6d migrate finish NAME
 
-Each step can be repeated after any failure. Until the switchover, abort calls it off. Where the source is lost, and was
+Each step can be repeated after any failure. Until the switchover, abort calls it off. ip6d migrate run takes all of them; ip6d
+host drain does so with every machine of a host. Where the source is lost, and was
 declared dead (ip6d host dead), the machine is claimed instead: ip6d migrate claim.`,
 	}
 	command.AddCommand(
@@ -31,6 +32,7 @@ declared dead (ip6d host dead), the machine is claimed instead: ip6d migrate cla
 		c.named(newMigrateSwitchoverCommand(c)),
 		c.named(newMigrateFinishCommand(c)),
 		c.named(newMigrateAbortCommand(c)),
+		newMigrateRunCommand(c),
 		newMigrateClaimCommand(c),
 	)
 	return command

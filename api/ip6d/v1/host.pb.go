@@ -713,6 +713,160 @@ func (x *HandOverBlocksResponse) GetBlocks() []*HandedOverBlock {
 	return nil
 }
 
+type DrainHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The host that is asked: a name, or an id in decimal.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Where its machines may go, names or ids in decimal; none: to any host that takes machines, the emptiest first.
+	To            []string `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainHostRequest) Reset() {
+	*x = DrainHostRequest{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainHostRequest) ProtoMessage() {}
+
+func (x *DrainHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainHostRequest.ProtoReflect.Descriptor instead.
+func (*DrainHostRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DrainHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DrainHostRequest) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// DrainHostResponse is a machine that is to go, one that has gone, that all is done, or nothing new.
+type DrainHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A machine that is on this host.
+	Machine *Machine `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	// The id of the host that it is to go to; 0: it is only coming here, and cannot arrive: abort its migration.
+	To uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// The name of a machine that is not on this host any more.
+	Gone string `protobuf:"bytes,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	// How many are.
+	Left uint32 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`
+	// Every machine that was here at the begin has been told of.
+	Whole bool `protobuf:"varint,5,opt,name=whole,proto3" json:"whole,omitempty"`
+	// The host is empty, home of no block, and cordoned.
+	Done bool `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
+	// With done: what was handed over.
+	Blocks        []*HandedOverBlock `protobuf:"bytes,7,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainHostResponse) Reset() {
+	*x = DrainHostResponse{}
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainHostResponse) ProtoMessage() {}
+
+func (x *DrainHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainHostResponse.ProtoReflect.Descriptor instead.
+func (*DrainHostResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DrainHostResponse) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+func (x *DrainHostResponse) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *DrainHostResponse) GetGone() string {
+	if x != nil {
+		return x.Gone
+	}
+	return ""
+}
+
+func (x *DrainHostResponse) GetLeft() uint32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *DrainHostResponse) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *DrainHostResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *DrainHostResponse) GetBlocks() []*HandedOverBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 type DeclareHostDeadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A name, or an id in decimal.
@@ -725,7 +879,7 @@ type DeclareHostDeadRequest struct {
 
 func (x *DeclareHostDeadRequest) Reset() {
 	*x = DeclareHostDeadRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +891,7 @@ func (x *DeclareHostDeadRequest) String() string {
 func (*DeclareHostDeadRequest) ProtoMessage() {}
 
 func (x *DeclareHostDeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[14]
+	mi := &file_ip6d_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +904,7 @@ func (x *DeclareHostDeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareHostDeadRequest.ProtoReflect.Descriptor instead.
 func (*DeclareHostDeadRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeclareHostDeadRequest) GetHost() string {
@@ -777,7 +931,7 @@ type DeclareHostDeadResponse struct {
 
 func (x *DeclareHostDeadResponse) Reset() {
 	*x = DeclareHostDeadResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +943,7 @@ func (x *DeclareHostDeadResponse) String() string {
 func (*DeclareHostDeadResponse) ProtoMessage() {}
 
 func (x *DeclareHostDeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[15]
+	mi := &file_ip6d_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +956,7 @@ func (x *DeclareHostDeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareHostDeadResponse.ProtoReflect.Descriptor instead.
 func (*DeclareHostDeadResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeclareHostDeadResponse) GetHost() *Host {
@@ -822,7 +976,7 @@ type ReviveHostRequest struct {
 
 func (x *ReviveHostRequest) Reset() {
 	*x = ReviveHostRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +988,7 @@ func (x *ReviveHostRequest) String() string {
 func (*ReviveHostRequest) ProtoMessage() {}
 
 func (x *ReviveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[16]
+	mi := &file_ip6d_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +1001,7 @@ func (x *ReviveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviveHostRequest.ProtoReflect.Descriptor instead.
 func (*ReviveHostRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReviveHostRequest) GetHost() string {
@@ -867,7 +1021,7 @@ type ReviveHostResponse struct {
 
 func (x *ReviveHostResponse) Reset() {
 	*x = ReviveHostResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1033,7 @@ func (x *ReviveHostResponse) String() string {
 func (*ReviveHostResponse) ProtoMessage() {}
 
 func (x *ReviveHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[17]
+	mi := &file_ip6d_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1046,7 @@ func (x *ReviveHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviveHostResponse.ProtoReflect.Descriptor instead.
 func (*ReviveHostResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReviveHostResponse) GetHost() *Host {
@@ -914,7 +1068,7 @@ type AdoptBlocksRequest struct {
 
 func (x *AdoptBlocksRequest) Reset() {
 	*x = AdoptBlocksRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1080,7 @@ func (x *AdoptBlocksRequest) String() string {
 func (*AdoptBlocksRequest) ProtoMessage() {}
 
 func (x *AdoptBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[18]
+	mi := &file_ip6d_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1093,7 @@ func (x *AdoptBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptBlocksRequest.ProtoReflect.Descriptor instead.
 func (*AdoptBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AdoptBlocksRequest) GetFrom() string {
@@ -968,7 +1122,7 @@ type AdoptBlocksResponse struct {
 
 func (x *AdoptBlocksResponse) Reset() {
 	*x = AdoptBlocksResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1134,7 @@ func (x *AdoptBlocksResponse) String() string {
 func (*AdoptBlocksResponse) ProtoMessage() {}
 
 func (x *AdoptBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[19]
+	mi := &file_ip6d_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1147,7 @@ func (x *AdoptBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptBlocksResponse.ProtoReflect.Descriptor instead.
 func (*AdoptBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AdoptBlocksResponse) GetBlocks() []uint32 {
@@ -1022,7 +1176,7 @@ type UnfreezeBlocksRequest struct {
 
 func (x *UnfreezeBlocksRequest) Reset() {
 	*x = UnfreezeBlocksRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[20]
+	mi := &file_ip6d_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1188,7 @@ func (x *UnfreezeBlocksRequest) String() string {
 func (*UnfreezeBlocksRequest) ProtoMessage() {}
 
 func (x *UnfreezeBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[20]
+	mi := &file_ip6d_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1201,7 @@ func (x *UnfreezeBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeBlocksRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnfreezeBlocksRequest) GetHost() string {
@@ -1074,7 +1228,7 @@ type UnfreezeBlocksResponse struct {
 
 func (x *UnfreezeBlocksResponse) Reset() {
 	*x = UnfreezeBlocksResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[21]
+	mi := &file_ip6d_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1240,7 @@ func (x *UnfreezeBlocksResponse) String() string {
 func (*UnfreezeBlocksResponse) ProtoMessage() {}
 
 func (x *UnfreezeBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[21]
+	mi := &file_ip6d_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1253,7 @@ func (x *UnfreezeBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeBlocksResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UnfreezeBlocksResponse) GetBlocks() []uint32 {
@@ -1117,7 +1271,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[22]
+	mi := &file_ip6d_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1283,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[22]
+	mi := &file_ip6d_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1296,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 // Drop is one reason why packets were dropped.
@@ -1158,7 +1312,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[23]
+	mi := &file_ip6d_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1324,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[23]
+	mi := &file_ip6d_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1337,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Drop) GetReason() string {
@@ -1215,7 +1369,7 @@ type GetDropsRequest struct {
 
 func (x *GetDropsRequest) Reset() {
 	*x = GetDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[24]
+	mi := &file_ip6d_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1381,7 @@ func (x *GetDropsRequest) String() string {
 func (*GetDropsRequest) ProtoMessage() {}
 
 func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[24]
+	mi := &file_ip6d_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1394,7 @@ func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
 func (*GetDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 type GetDropsResponse struct {
@@ -1255,7 +1409,7 @@ type GetDropsResponse struct {
 
 func (x *GetDropsResponse) Reset() {
 	*x = GetDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[25]
+	mi := &file_ip6d_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1421,7 @@ func (x *GetDropsResponse) String() string {
 func (*GetDropsResponse) ProtoMessage() {}
 
 func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[25]
+	mi := &file_ip6d_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1434,7 @@ func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
 func (*GetDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetDropsResponse) GetDrops() []*Drop {
@@ -1311,7 +1465,7 @@ type MonitorDropsRequest struct {
 
 func (x *MonitorDropsRequest) Reset() {
 	*x = MonitorDropsRequest{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[26]
+	mi := &file_ip6d_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1477,7 @@ func (x *MonitorDropsRequest) String() string {
 func (*MonitorDropsRequest) ProtoMessage() {}
 
 func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[26]
+	mi := &file_ip6d_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1490,7 @@ func (x *MonitorDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorDropsRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MonitorDropsRequest) GetReasons() []string {
@@ -1373,7 +1527,7 @@ type MonitorDropsResponse struct {
 
 func (x *MonitorDropsResponse) Reset() {
 	*x = MonitorDropsResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[27]
+	mi := &file_ip6d_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1539,7 @@ func (x *MonitorDropsResponse) String() string {
 func (*MonitorDropsResponse) ProtoMessage() {}
 
 func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[27]
+	mi := &file_ip6d_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1552,7 @@ func (x *MonitorDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorDropsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorDropsResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{27}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MonitorDropsResponse) GetDrop() *DropEvent {
@@ -1430,7 +1584,7 @@ type MissedDrops struct {
 
 func (x *MissedDrops) Reset() {
 	*x = MissedDrops{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[28]
+	mi := &file_ip6d_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1596,7 @@ func (x *MissedDrops) String() string {
 func (*MissedDrops) ProtoMessage() {}
 
 func (x *MissedDrops) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[28]
+	mi := &file_ip6d_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1609,7 @@ func (x *MissedDrops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissedDrops.ProtoReflect.Descriptor instead.
 func (*MissedDrops) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MissedDrops) GetSampled() uint64 {
@@ -1506,7 +1660,7 @@ type DropEvent struct {
 
 func (x *DropEvent) Reset() {
 	*x = DropEvent{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[29]
+	mi := &file_ip6d_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1672,7 @@ func (x *DropEvent) String() string {
 func (*DropEvent) ProtoMessage() {}
 
 func (x *DropEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[29]
+	mi := &file_ip6d_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1685,7 @@ func (x *DropEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropEvent.ProtoReflect.Descriptor instead.
 func (*DropEvent) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DropEvent) GetTime() *timestamppb.Timestamp {
@@ -1651,7 +1805,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[30]
+	mi := &file_ip6d_v1_host_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1817,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[30]
+	mi := &file_ip6d_v1_host_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1830,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{30}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -1825,7 +1979,7 @@ type MapFill struct {
 
 func (x *MapFill) Reset() {
 	*x = MapFill{}
-	mi := &file_ip6d_v1_host_proto_msgTypes[31]
+	mi := &file_ip6d_v1_host_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1991,7 @@ func (x *MapFill) String() string {
 func (*MapFill) ProtoMessage() {}
 
 func (x *MapFill) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_host_proto_msgTypes[31]
+	mi := &file_ip6d_v1_host_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2004,7 @@ func (x *MapFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapFill.ProtoReflect.Descriptor instead.
 func (*MapFill) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{31}
+	return file_ip6d_v1_host_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MapFill) GetMap() string {
@@ -1878,7 +2032,7 @@ var File_ip6d_v1_host_proto protoreflect.FileDescriptor
 
 const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\n" +
-	"\x12ip6d/v1/host.proto\x12\aip6d.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x01\n" +
+	"\x12ip6d/v1/host.proto\x12\aip6d.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ip6d/v1/machine.proto\"\xc0\x01\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\rR\x04host\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1913,7 +2067,18 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\x05block\x18\x01 \x01(\rR\x05block\x12\x12\n" +
 	"\x04home\x18\x02 \x01(\rR\x04home\"J\n" +
 	"\x16HandOverBlocksResponse\x120\n" +
-	"\x06blocks\x18\x01 \x03(\v2\x18.ip6d.v1.HandedOverBlockR\x06blocks\"B\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x18.ip6d.v1.HandedOverBlockR\x06blocks\"6\n" +
+	"\x10DrainHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x0e\n" +
+	"\x02to\x18\x02 \x03(\tR\x02to\"\xd3\x01\n" +
+	"\x11DrainHostResponse\x12*\n" +
+	"\amachine\x18\x01 \x01(\v2\x10.ip6d.v1.MachineR\amachine\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x12\x12\n" +
+	"\x04gone\x18\x03 \x01(\tR\x04gone\x12\x12\n" +
+	"\x04left\x18\x04 \x01(\rR\x04left\x12\x14\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\x12\x12\n" +
+	"\x04done\x18\x06 \x01(\bR\x04done\x120\n" +
+	"\x06blocks\x18\a \x03(\v2\x18.ip6d.v1.HandedOverBlockR\x06blocks\"B\n" +
 	"\x16DeclareHostDeadRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"<\n" +
@@ -1999,7 +2164,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\aMapFill\x12\x10\n" +
 	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size2\xe4\a\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size2\xaa\b\n" +
 	"\vHostService\x12G\n" +
 	"\tListHosts\x12\x19.ip6d.v1.ListHostsRequest\x1a\x1a.ip6d.v1.ListHostsResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\aGetHost\x12\x17.ip6d.v1.GetHostRequest\x1a\x18.ip6d.v1.GetHostResponse\"\x03\x90\x02\x01\x12E\n" +
@@ -2008,7 +2173,8 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\fUncordonHost\x12\x1c.ip6d.v1.UncordonHostRequest\x1a\x1d.ip6d.v1.UncordonHostResponse\x12E\n" +
 	"\n" +
 	"RemoveHost\x12\x1a.ip6d.v1.RemoveHostRequest\x1a\x1b.ip6d.v1.RemoveHostResponse\x12Q\n" +
-	"\x0eHandOverBlocks\x12\x1e.ip6d.v1.HandOverBlocksRequest\x1a\x1f.ip6d.v1.HandOverBlocksResponse\x12T\n" +
+	"\x0eHandOverBlocks\x12\x1e.ip6d.v1.HandOverBlocksRequest\x1a\x1f.ip6d.v1.HandOverBlocksResponse\x12D\n" +
+	"\tDrainHost\x12\x19.ip6d.v1.DrainHostRequest\x1a\x1a.ip6d.v1.DrainHostResponse0\x01\x12T\n" +
 	"\x0fDeclareHostDead\x12\x1f.ip6d.v1.DeclareHostDeadRequest\x1a .ip6d.v1.DeclareHostDeadResponse\x12E\n" +
 	"\n" +
 	"ReviveHost\x12\x1a.ip6d.v1.ReviveHostRequest\x1a\x1b.ip6d.v1.ReviveHostResponse\x12H\n" +
@@ -2030,7 +2196,7 @@ func file_ip6d_v1_host_proto_rawDescGZIP() []byte {
 	return file_ip6d_v1_host_proto_rawDescData
 }
 
-var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_ip6d_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_ip6d_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                    // 0: ip6d.v1.Host
 	(*ListHostsRequest)(nil),        // 1: ip6d.v1.ListHostsRequest
@@ -2046,26 +2212,29 @@ var file_ip6d_v1_host_proto_goTypes = []any{
 	(*HandOverBlocksRequest)(nil),   // 11: ip6d.v1.HandOverBlocksRequest
 	(*HandedOverBlock)(nil),         // 12: ip6d.v1.HandedOverBlock
 	(*HandOverBlocksResponse)(nil),  // 13: ip6d.v1.HandOverBlocksResponse
-	(*DeclareHostDeadRequest)(nil),  // 14: ip6d.v1.DeclareHostDeadRequest
-	(*DeclareHostDeadResponse)(nil), // 15: ip6d.v1.DeclareHostDeadResponse
-	(*ReviveHostRequest)(nil),       // 16: ip6d.v1.ReviveHostRequest
-	(*ReviveHostResponse)(nil),      // 17: ip6d.v1.ReviveHostResponse
-	(*AdoptBlocksRequest)(nil),      // 18: ip6d.v1.AdoptBlocksRequest
-	(*AdoptBlocksResponse)(nil),     // 19: ip6d.v1.AdoptBlocksResponse
-	(*UnfreezeBlocksRequest)(nil),   // 20: ip6d.v1.UnfreezeBlocksRequest
-	(*UnfreezeBlocksResponse)(nil),  // 21: ip6d.v1.UnfreezeBlocksResponse
-	(*GetStatusRequest)(nil),        // 22: ip6d.v1.GetStatusRequest
-	(*Drop)(nil),                    // 23: ip6d.v1.Drop
-	(*GetDropsRequest)(nil),         // 24: ip6d.v1.GetDropsRequest
-	(*GetDropsResponse)(nil),        // 25: ip6d.v1.GetDropsResponse
-	(*MonitorDropsRequest)(nil),     // 26: ip6d.v1.MonitorDropsRequest
-	(*MonitorDropsResponse)(nil),    // 27: ip6d.v1.MonitorDropsResponse
-	(*MissedDrops)(nil),             // 28: ip6d.v1.MissedDrops
-	(*DropEvent)(nil),               // 29: ip6d.v1.DropEvent
-	(*GetStatusResponse)(nil),       // 30: ip6d.v1.GetStatusResponse
-	(*MapFill)(nil),                 // 31: ip6d.v1.MapFill
-	nil,                             // 32: ip6d.v1.GetStatusResponse.MachinesEntry
-	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
+	(*DrainHostRequest)(nil),        // 14: ip6d.v1.DrainHostRequest
+	(*DrainHostResponse)(nil),       // 15: ip6d.v1.DrainHostResponse
+	(*DeclareHostDeadRequest)(nil),  // 16: ip6d.v1.DeclareHostDeadRequest
+	(*DeclareHostDeadResponse)(nil), // 17: ip6d.v1.DeclareHostDeadResponse
+	(*ReviveHostRequest)(nil),       // 18: ip6d.v1.ReviveHostRequest
+	(*ReviveHostResponse)(nil),      // 19: ip6d.v1.ReviveHostResponse
+	(*AdoptBlocksRequest)(nil),      // 20: ip6d.v1.AdoptBlocksRequest
+	(*AdoptBlocksResponse)(nil),     // 21: ip6d.v1.AdoptBlocksResponse
+	(*UnfreezeBlocksRequest)(nil),   // 22: ip6d.v1.UnfreezeBlocksRequest
+	(*UnfreezeBlocksResponse)(nil),  // 23: ip6d.v1.UnfreezeBlocksResponse
+	(*GetStatusRequest)(nil),        // 24: ip6d.v1.GetStatusRequest
+	(*Drop)(nil),                    // 25: ip6d.v1.Drop
+	(*GetDropsRequest)(nil),         // 26: ip6d.v1.GetDropsRequest
+	(*GetDropsResponse)(nil),        // 27: ip6d.v1.GetDropsResponse
+	(*MonitorDropsRequest)(nil),     // 28: ip6d.v1.MonitorDropsRequest
+	(*MonitorDropsResponse)(nil),    // 29: ip6d.v1.MonitorDropsResponse
+	(*MissedDrops)(nil),             // 30: ip6d.v1.MissedDrops
+	(*DropEvent)(nil),               // 31: ip6d.v1.DropEvent
+	(*GetStatusResponse)(nil),       // 32: ip6d.v1.GetStatusResponse
+	(*MapFill)(nil),                 // 33: ip6d.v1.MapFill
+	nil,                             // 34: ip6d.v1.GetStatusResponse.MachinesEntry
+	(*Machine)(nil),                 // 35: ip6d.v1.Machine
+	(*timestamppb.Timestamp)(nil),   // 36: google.protobuf.Timestamp
 }
 var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 0: ip6d.v1.ListHostsResponse.hosts:type_name -> ip6d.v1.Host
@@ -2073,48 +2242,52 @@ var file_ip6d_v1_host_proto_depIdxs = []int32{
 	0,  // 2: ip6d.v1.CordonHostResponse.host:type_name -> ip6d.v1.Host
 	0,  // 3: ip6d.v1.UncordonHostResponse.host:type_name -> ip6d.v1.Host
 	12, // 4: ip6d.v1.HandOverBlocksResponse.blocks:type_name -> ip6d.v1.HandedOverBlock
-	0,  // 5: ip6d.v1.DeclareHostDeadResponse.host:type_name -> ip6d.v1.Host
-	0,  // 6: ip6d.v1.ReviveHostResponse.host:type_name -> ip6d.v1.Host
-	23, // 7: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
-	28, // 8: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	29, // 9: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
-	28, // 10: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
-	33, // 11: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
-	0,  // 12: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	32, // 13: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	23, // 14: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	31, // 15: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
-	1,  // 16: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
-	3,  // 17: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
-	5,  // 18: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
-	7,  // 19: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
-	9,  // 20: ip6d.v1.HostService.RemoveHost:input_type -> ip6d.v1.RemoveHostRequest
-	11, // 21: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
-	14, // 22: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
-	16, // 23: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
-	18, // 24: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
-	20, // 25: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
-	22, // 26: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	24, // 27: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
-	26, // 28: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
-	2,  // 29: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4,  // 30: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	6,  // 31: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
-	8,  // 32: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
-	10, // 33: ip6d.v1.HostService.RemoveHost:output_type -> ip6d.v1.RemoveHostResponse
-	13, // 34: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
-	15, // 35: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
-	17, // 36: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
-	19, // 37: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
-	21, // 38: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
-	30, // 39: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	25, // 40: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
-	27, // 41: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
-	29, // [29:42] is the sub-list for method output_type
-	16, // [16:29] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	35, // 5: ip6d.v1.DrainHostResponse.machine:type_name -> ip6d.v1.Machine
+	12, // 6: ip6d.v1.DrainHostResponse.blocks:type_name -> ip6d.v1.HandedOverBlock
+	0,  // 7: ip6d.v1.DeclareHostDeadResponse.host:type_name -> ip6d.v1.Host
+	0,  // 8: ip6d.v1.ReviveHostResponse.host:type_name -> ip6d.v1.Host
+	25, // 9: ip6d.v1.GetDropsResponse.drops:type_name -> ip6d.v1.Drop
+	30, // 10: ip6d.v1.GetDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	31, // 11: ip6d.v1.MonitorDropsResponse.drop:type_name -> ip6d.v1.DropEvent
+	30, // 12: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
+	36, // 13: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
+	0,  // 14: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
+	34, // 15: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	25, // 16: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	33, // 17: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	1,  // 18: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
+	3,  // 19: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
+	5,  // 20: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
+	7,  // 21: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
+	9,  // 22: ip6d.v1.HostService.RemoveHost:input_type -> ip6d.v1.RemoveHostRequest
+	11, // 23: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
+	14, // 24: ip6d.v1.HostService.DrainHost:input_type -> ip6d.v1.DrainHostRequest
+	16, // 25: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
+	18, // 26: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
+	20, // 27: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
+	22, // 28: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
+	24, // 29: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	26, // 30: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	28, // 31: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 32: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 33: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	6,  // 34: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
+	8,  // 35: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
+	10, // 36: ip6d.v1.HostService.RemoveHost:output_type -> ip6d.v1.RemoveHostResponse
+	13, // 37: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
+	15, // 38: ip6d.v1.HostService.DrainHost:output_type -> ip6d.v1.DrainHostResponse
+	17, // 39: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
+	19, // 40: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
+	21, // 41: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
+	23, // 42: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
+	32, // 43: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	27, // 44: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	29, // 45: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	32, // [32:46] is the sub-list for method output_type
+	18, // [18:32] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_host_proto_init() }
@@ -2122,15 +2295,16 @@ func file_ip6d_v1_host_proto_init() {
 	if File_ip6d_v1_host_proto != nil {
 		return
 	}
-	file_ip6d_v1_host_proto_msgTypes[20].OneofWrappers = []any{}
-	file_ip6d_v1_host_proto_msgTypes[26].OneofWrappers = []any{}
+	file_ip6d_v1_machine_proto_init()
+	file_ip6d_v1_host_proto_msgTypes[22].OneofWrappers = []any{}
+	file_ip6d_v1_host_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_host_proto_rawDesc), len(file_ip6d_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -194,6 +194,103 @@ func (x *BeginMigrationResponse) GetStable() string {
 	return ""
 }
 
+type CheckMigrationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckMigrationRequest) Reset() {
+	*x = CheckMigrationRequest{}
+	mi := &file_ip6d_v1_migration_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckMigrationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckMigrationRequest) ProtoMessage() {}
+
+func (x *CheckMigrationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_migration_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckMigrationRequest.ProtoReflect.Descriptor instead.
+func (*CheckMigrationRequest) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CheckMigrationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type CheckMigrationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ready bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Why it is not.
+	Problem       string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckMigrationResponse) Reset() {
+	*x = CheckMigrationResponse{}
+	mi := &file_ip6d_v1_migration_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckMigrationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckMigrationResponse) ProtoMessage() {}
+
+func (x *CheckMigrationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ip6d_v1_migration_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckMigrationResponse.ProtoReflect.Descriptor instead.
+func (*CheckMigrationResponse) Descriptor() ([]byte, []int) {
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CheckMigrationResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *CheckMigrationResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type SwitchoverMigrationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -205,7 +302,7 @@ type SwitchoverMigrationRequest struct {
 
 func (x *SwitchoverMigrationRequest) Reset() {
 	*x = SwitchoverMigrationRequest{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[2]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +314,7 @@ func (x *SwitchoverMigrationRequest) String() string {
 func (*SwitchoverMigrationRequest) ProtoMessage() {}
 
 func (x *SwitchoverMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[2]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +327,7 @@ func (x *SwitchoverMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchoverMigrationRequest.ProtoReflect.Descriptor instead.
 func (*SwitchoverMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{2}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SwitchoverMigrationRequest) GetName() string {
@@ -258,7 +355,7 @@ type SwitchoverMigrationResponse struct {
 
 func (x *SwitchoverMigrationResponse) Reset() {
 	*x = SwitchoverMigrationResponse{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[3]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +367,7 @@ func (x *SwitchoverMigrationResponse) String() string {
 func (*SwitchoverMigrationResponse) ProtoMessage() {}
 
 func (x *SwitchoverMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[3]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +380,7 @@ func (x *SwitchoverMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchoverMigrationResponse.ProtoReflect.Descriptor instead.
 func (*SwitchoverMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{3}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SwitchoverMigrationResponse) GetOutcome() Outcome {
@@ -311,7 +408,7 @@ type FinishMigrationRequest struct {
 
 func (x *FinishMigrationRequest) Reset() {
 	*x = FinishMigrationRequest{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[4]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +420,7 @@ func (x *FinishMigrationRequest) String() string {
 func (*FinishMigrationRequest) ProtoMessage() {}
 
 func (x *FinishMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[4]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +433,7 @@ func (x *FinishMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishMigrationRequest.ProtoReflect.Descriptor instead.
 func (*FinishMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{4}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FinishMigrationRequest) GetName() string {
@@ -361,7 +458,7 @@ type FinishMigrationResponse struct {
 
 func (x *FinishMigrationResponse) Reset() {
 	*x = FinishMigrationResponse{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[5]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -373,7 +470,7 @@ func (x *FinishMigrationResponse) String() string {
 func (*FinishMigrationResponse) ProtoMessage() {}
 
 func (x *FinishMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[5]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -386,7 +483,7 @@ func (x *FinishMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishMigrationResponse.ProtoReflect.Descriptor instead.
 func (*FinishMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{5}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{7}
 }
 
 type AbortMigrationRequest struct {
@@ -400,7 +497,7 @@ type AbortMigrationRequest struct {
 
 func (x *AbortMigrationRequest) Reset() {
 	*x = AbortMigrationRequest{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[6]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +509,7 @@ func (x *AbortMigrationRequest) String() string {
 func (*AbortMigrationRequest) ProtoMessage() {}
 
 func (x *AbortMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[6]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +522,7 @@ func (x *AbortMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortMigrationRequest.ProtoReflect.Descriptor instead.
 func (*AbortMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{6}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AbortMigrationRequest) GetName() string {
@@ -450,7 +547,7 @@ type AbortMigrationResponse struct {
 
 func (x *AbortMigrationResponse) Reset() {
 	*x = AbortMigrationResponse{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[7]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +559,7 @@ func (x *AbortMigrationResponse) String() string {
 func (*AbortMigrationResponse) ProtoMessage() {}
 
 func (x *AbortMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[7]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +572,7 @@ func (x *AbortMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortMigrationResponse.ProtoReflect.Descriptor instead.
 func (*AbortMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{7}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{9}
 }
 
 // ClaimMachineRequest is what the orchestrator knows of the machine: of one that never moved, nobody else knows it.
@@ -491,7 +588,7 @@ type ClaimMachineRequest struct {
 
 func (x *ClaimMachineRequest) Reset() {
 	*x = ClaimMachineRequest{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[8]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +600,7 @@ func (x *ClaimMachineRequest) String() string {
 func (*ClaimMachineRequest) ProtoMessage() {}
 
 func (x *ClaimMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[8]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +613,7 @@ func (x *ClaimMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimMachineRequest.ProtoReflect.Descriptor instead.
 func (*ClaimMachineRequest) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{8}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClaimMachineRequest) GetName() string {
@@ -549,7 +646,7 @@ type ClaimMachineResponse struct {
 
 func (x *ClaimMachineResponse) Reset() {
 	*x = ClaimMachineResponse{}
-	mi := &file_ip6d_v1_migration_proto_msgTypes[9]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +658,7 @@ func (x *ClaimMachineResponse) String() string {
 func (*ClaimMachineResponse) ProtoMessage() {}
 
 func (x *ClaimMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ip6d_v1_migration_proto_msgTypes[9]
+	mi := &file_ip6d_v1_migration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +671,7 @@ func (x *ClaimMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimMachineResponse.ProtoReflect.Descriptor instead.
 func (*ClaimMachineResponse) Descriptor() ([]byte, []int) {
-	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{9}
+	return file_ip6d_v1_migration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClaimMachineResponse) GetMachine() *Machine {
@@ -596,7 +693,12 @@ const file_ip6d_v1_migration_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x127\n" +
 	"\x18activate_on_first_packet\x18\x04 \x01(\bR\x15activateOnFirstPacket\"0\n" +
 	"\x16BeginMigrationResponse\x12\x16\n" +
-	"\x06stable\x18\x01 \x01(\tR\x06stable\"O\n" +
+	"\x06stable\x18\x01 \x01(\tR\x06stable\"+\n" +
+	"\x15CheckMigrationRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"H\n" +
+	"\x16CheckMigrationResponse\x12\x14\n" +
+	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\"O\n" +
 	"\x1aSwitchoverMigrationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -624,9 +726,10 @@ const file_ip6d_v1_migration_proto_rawDesc = "" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n" +
 	"\x0fOUTCOME_ABORTED\x10\x02\x12\x14\n" +
-	"\x10OUTCOME_IN_DOUBT\x10\x032\xbd\x03\n" +
+	"\x10OUTCOME_IN_DOUBT\x10\x032\x95\x04\n" +
 	"\x10MigrationService\x12Q\n" +
-	"\x0eBeginMigration\x12\x1e.ip6d.v1.BeginMigrationRequest\x1a\x1f.ip6d.v1.BeginMigrationResponse\x12`\n" +
+	"\x0eBeginMigration\x12\x1e.ip6d.v1.BeginMigrationRequest\x1a\x1f.ip6d.v1.BeginMigrationResponse\x12V\n" +
+	"\x0eCheckMigration\x12\x1e.ip6d.v1.CheckMigrationRequest\x1a\x1f.ip6d.v1.CheckMigrationResponse\"\x03\x90\x02\x01\x12`\n" +
 	"\x13SwitchoverMigration\x12#.ip6d.v1.SwitchoverMigrationRequest\x1a$.ip6d.v1.SwitchoverMigrationResponse\x12T\n" +
 	"\x0fFinishMigration\x12\x1f.ip6d.v1.FinishMigrationRequest\x1a .ip6d.v1.FinishMigrationResponse\x12Q\n" +
 	"\x0eAbortMigration\x12\x1e.ip6d.v1.AbortMigrationRequest\x1a\x1f.ip6d.v1.AbortMigrationResponse\x12K\n" +
@@ -645,36 +748,40 @@ func file_ip6d_v1_migration_proto_rawDescGZIP() []byte {
 }
 
 var file_ip6d_v1_migration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ip6d_v1_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ip6d_v1_migration_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ip6d_v1_migration_proto_goTypes = []any{
 	(Outcome)(0),                        // 0: ip6d.v1.Outcome
 	(*BeginMigrationRequest)(nil),       // 1: ip6d.v1.BeginMigrationRequest
 	(*BeginMigrationResponse)(nil),      // 2: ip6d.v1.BeginMigrationResponse
-	(*SwitchoverMigrationRequest)(nil),  // 3: ip6d.v1.SwitchoverMigrationRequest
-	(*SwitchoverMigrationResponse)(nil), // 4: ip6d.v1.SwitchoverMigrationResponse
-	(*FinishMigrationRequest)(nil),      // 5: ip6d.v1.FinishMigrationRequest
-	(*FinishMigrationResponse)(nil),     // 6: ip6d.v1.FinishMigrationResponse
-	(*AbortMigrationRequest)(nil),       // 7: ip6d.v1.AbortMigrationRequest
-	(*AbortMigrationResponse)(nil),      // 8: ip6d.v1.AbortMigrationResponse
-	(*ClaimMachineRequest)(nil),         // 9: ip6d.v1.ClaimMachineRequest
-	(*ClaimMachineResponse)(nil),        // 10: ip6d.v1.ClaimMachineResponse
-	(*Machine)(nil),                     // 11: ip6d.v1.Machine
+	(*CheckMigrationRequest)(nil),       // 3: ip6d.v1.CheckMigrationRequest
+	(*CheckMigrationResponse)(nil),      // 4: ip6d.v1.CheckMigrationResponse
+	(*SwitchoverMigrationRequest)(nil),  // 5: ip6d.v1.SwitchoverMigrationRequest
+	(*SwitchoverMigrationResponse)(nil), // 6: ip6d.v1.SwitchoverMigrationResponse
+	(*FinishMigrationRequest)(nil),      // 7: ip6d.v1.FinishMigrationRequest
+	(*FinishMigrationResponse)(nil),     // 8: ip6d.v1.FinishMigrationResponse
+	(*AbortMigrationRequest)(nil),       // 9: ip6d.v1.AbortMigrationRequest
+	(*AbortMigrationResponse)(nil),      // 10: ip6d.v1.AbortMigrationResponse
+	(*ClaimMachineRequest)(nil),         // 11: ip6d.v1.ClaimMachineRequest
+	(*ClaimMachineResponse)(nil),        // 12: ip6d.v1.ClaimMachineResponse
+	(*Machine)(nil),                     // 13: ip6d.v1.Machine
 }
 var file_ip6d_v1_migration_proto_depIdxs = []int32{
 	0,  // 0: ip6d.v1.SwitchoverMigrationResponse.outcome:type_name -> ip6d.v1.Outcome
-	11, // 1: ip6d.v1.ClaimMachineResponse.machine:type_name -> ip6d.v1.Machine
+	13, // 1: ip6d.v1.ClaimMachineResponse.machine:type_name -> ip6d.v1.Machine
 	1,  // 2: ip6d.v1.MigrationService.BeginMigration:input_type -> ip6d.v1.BeginMigrationRequest
-	3,  // 3: ip6d.v1.MigrationService.SwitchoverMigration:input_type -> ip6d.v1.SwitchoverMigrationRequest
-	5,  // 4: ip6d.v1.MigrationService.FinishMigration:input_type -> ip6d.v1.FinishMigrationRequest
-	7,  // 5: ip6d.v1.MigrationService.AbortMigration:input_type -> ip6d.v1.AbortMigrationRequest
-	9,  // 6: ip6d.v1.MigrationService.ClaimMachine:input_type -> ip6d.v1.ClaimMachineRequest
-	2,  // 7: ip6d.v1.MigrationService.BeginMigration:output_type -> ip6d.v1.BeginMigrationResponse
-	4,  // 8: ip6d.v1.MigrationService.SwitchoverMigration:output_type -> ip6d.v1.SwitchoverMigrationResponse
-	6,  // 9: ip6d.v1.MigrationService.FinishMigration:output_type -> ip6d.v1.FinishMigrationResponse
-	8,  // 10: ip6d.v1.MigrationService.AbortMigration:output_type -> ip6d.v1.AbortMigrationResponse
-	10, // 11: ip6d.v1.MigrationService.ClaimMachine:output_type -> ip6d.v1.ClaimMachineResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
+	3,  // 3: ip6d.v1.MigrationService.CheckMigration:input_type -> ip6d.v1.CheckMigrationRequest
+	5,  // 4: ip6d.v1.MigrationService.SwitchoverMigration:input_type -> ip6d.v1.SwitchoverMigrationRequest
+	7,  // 5: ip6d.v1.MigrationService.FinishMigration:input_type -> ip6d.v1.FinishMigrationRequest
+	9,  // 6: ip6d.v1.MigrationService.AbortMigration:input_type -> ip6d.v1.AbortMigrationRequest
+	11, // 7: ip6d.v1.MigrationService.ClaimMachine:input_type -> ip6d.v1.ClaimMachineRequest
+	2,  // 8: ip6d.v1.MigrationService.BeginMigration:output_type -> ip6d.v1.BeginMigrationResponse
+	4,  // 9: ip6d.v1.MigrationService.CheckMigration:output_type -> ip6d.v1.CheckMigrationResponse
+	6,  // 10: ip6d.v1.MigrationService.SwitchoverMigration:output_type -> ip6d.v1.SwitchoverMigrationResponse
+	8,  // 11: ip6d.v1.MigrationService.FinishMigration:output_type -> ip6d.v1.FinishMigrationResponse
+	10, // 12: ip6d.v1.MigrationService.AbortMigration:output_type -> ip6d.v1.AbortMigrationResponse
+	12, // 13: ip6d.v1.MigrationService.ClaimMachine:output_type -> ip6d.v1.ClaimMachineResponse
+	8,  // [8:14] is the sub-list for method output_type
+	2,  // [2:8] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -692,7 +799,7 @@ func file_ip6d_v1_migration_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ip6d_v1_migration_proto_rawDesc), len(file_ip6d_v1_migration_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -154,7 +154,11 @@ type CheckMachineResponse struct {
 	// It is here and its packets go into its port.
 	Delivering bool `protobuf:"varint,3,opt,name=delivering,proto3" json:"delivering,omitempty"`
 	// It is on its way here, and has sent a packet that was waited for.
-	Active        bool `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
+	Active bool `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
+	// It is on its way here, with or without a port.
+	Accepted bool `protobuf:"varint,6,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// It is here, with or without a port.
+	Here          bool `protobuf:"varint,5,opt,name=here,proto3" json:"here,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +217,20 @@ func (x *CheckMachineResponse) GetDelivering() bool {
 func (x *CheckMachineResponse) GetActive() bool {
 	if x != nil {
 		return x.Active
+	}
+	return false
+}
+
+func (x *CheckMachineResponse) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
+func (x *CheckMachineResponse) GetHere() bool {
+	if x != nil {
+		return x.Here
 	}
 	return false
 }
@@ -546,14 +564,16 @@ const file_ip6d_v1_peer_proto_rawDesc = "" +
 	"\amachine\x18\x01 \x01(\rR\amachine\"\x17\n" +
 	"\x15AcceptMachineResponse\"/\n" +
 	"\x13CheckMachineRequest\x12\x18\n" +
-	"\amachine\x18\x01 \x01(\rR\amachine\"z\n" +
+	"\amachine\x18\x01 \x01(\rR\amachine\"\xaa\x01\n" +
 	"\x14CheckMachineResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x1e\n" +
 	"\n" +
 	"delivering\x18\x03 \x01(\bR\n" +
 	"delivering\x12\x16\n" +
-	"\x06active\x18\x04 \x01(\bR\x06active\"2\n" +
+	"\x06active\x18\x04 \x01(\bR\x06active\x12\x1a\n" +
+	"\baccepted\x18\x06 \x01(\bR\baccepted\x12\x12\n" +
+	"\x04here\x18\x05 \x01(\bR\x04here\"2\n" +
 	"\x16ActivateMachineRequest\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\rR\amachine\"\x19\n" +
 	"\x17ActivateMachineResponse\"0\n" +

@@ -47,6 +47,8 @@ const (
 	// HostServiceHandOverBlocksProcedure is the fully-qualified name of the HostService's
 	// HandOverBlocks RPC.
 	HostServiceHandOverBlocksProcedure = "/ip6d.v1.HostService/HandOverBlocks"
+	// HostServiceDrainHostProcedure is the fully-qualified name of the HostService's DrainHost RPC.
+	HostServiceDrainHostProcedure = "/ip6d.v1.HostService/DrainHost"
 	// HostServiceDeclareHostDeadProcedure is the fully-qualified name of the HostService's
 	// DeclareHostDead RPC.
 	HostServiceDeclareHostDeadProcedure = "/ip6d.v1.HostService/DeclareHostDead"
@@ -91,6 +93,15 @@ type HostServiceClient interface {
 	// has never left it, or that is migrating; the target takes no machines; or the host is standalone. aborted, unavailable:
 	// something changed meanwhile, or the fleet's store did not say what came of it; repeat it.
 	HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error)
+	// DrainHost has the host that is asked emptied. It marks it draining and streams its machines, each with the host that it is
+	// to go to. The orchestrator moves them, as many at a time as it likes: begin, attach, switchover and finish of
+	// MigrationService; the stream tells of each that has gone. When none is left it hands the host's blocks over, leaves the
+	// host cordoned, and ends with done: then it can be switched off, removed, or uncordoned. What it knows is in the records:
+	// the same again goes on after any failure, and UncordonHost calls the drain off. invalid_argument: another host than the
+	// one that is asked, or a target that is this host. not_found: there is no such host. failed_precondition: a target, or
+	// no other host, takes machines; the drain was called off; or the host is standalone. aborted, unavailable: as
+	// HandOverBlocks; the host is still draining.
+	DrainHost(context.Context, *connect.Request[v1.DrainHostRequest]) (*connect.ServerStreamForClient[v1.DrainHostResponse], error)
 	// DeclareHostDead records that another host is lost: every other host refuses its packets from then on, its machines can
 	// be claimed and its blocks adopted. Should it still run, it stops all its machines when it hears of it. The same again
 	// changes nothing. invalid_argument: it is the host that is asked. not_found: there is no such host.
@@ -166,6 +177,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("HandOverBlocks")),
 			connect.WithClientOptions(opts...),
 		),
+		drainHost: connect.NewClient[v1.DrainHostRequest, v1.DrainHostResponse](
+			httpClient,
+			baseURL+HostServiceDrainHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("DrainHost")),
+			connect.WithClientOptions(opts...),
+		),
 		declareHostDead: connect.NewClient[v1.DeclareHostDeadRequest, v1.DeclareHostDeadResponse](
 			httpClient,
 			baseURL+HostServiceDeclareHostDeadProcedure,
@@ -222,6 +239,7 @@ type hostServiceClient struct {
 	uncordonHost    *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
 	removeHost      *connect.Client[v1.RemoveHostRequest, v1.RemoveHostResponse]
 	handOverBlocks  *connect.Client[v1.HandOverBlocksRequest, v1.HandOverBlocksResponse]
+	drainHost       *connect.Client[v1.DrainHostRequest, v1.DrainHostResponse]
 	declareHostDead *connect.Client[v1.DeclareHostDeadRequest, v1.DeclareHostDeadResponse]
 	reviveHost      *connect.Client[v1.ReviveHostRequest, v1.ReviveHostResponse]
 	adoptBlocks     *connect.Client[v1.AdoptBlocksRequest, v1.AdoptBlocksResponse]
@@ -259,6 +277,11 @@ func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request
 // HandOverBlocks calls ip6d.v1.HostService.HandOverBlocks.
 func (c *hostServiceClient) HandOverBlocks(ctx context.Context, req *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
 	return c.handOverBlocks.CallUnary(ctx, req)
+}
+
+// DrainHost calls ip6d.v1.HostService.DrainHost.
+func (c *hostServiceClient) DrainHost(ctx context.Context, req *connect.Request[v1.DrainHostRequest]) (*connect.ServerStreamForClient[v1.DrainHostResponse], error) {
+	return c.drainHost.CallServerStream(ctx, req)
 }
 
 // DeclareHostDead calls ip6d.v1.HostService.DeclareHostDead.
@@ -321,6 +344,15 @@ type HostServiceHandler interface {
 	// has never left it, or that is migrating; the target takes no machines; or the host is standalone. aborted, unavailable:
 	// something changed meanwhile, or the fleet's store did not say what came of it; repeat it.
 	HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error)
+	// DrainHost has the host that is asked emptied. It marks it draining and streams its machines, each with the host that it is
+	// to go to. The orchestrator moves them, as many at a time as it likes: begin, attach, switchover and finish of
+	// MigrationService; the stream tells of each that has gone. When none is left it hands the host's blocks over, leaves the
+	// host cordoned, and ends with done: then it can be switched off, removed, or uncordoned. What it knows is in the records:
+	// the same again goes on after any failure, and UncordonHost calls the drain off. invalid_argument: another host than the
+	// one that is asked, or a target that is this host. not_found: there is no such host. failed_precondition: a target, or
+	// no other host, takes machines; the drain was called off; or the host is standalone. aborted, unavailable: as
+	// HandOverBlocks; the host is still draining.
+	DrainHost(context.Context, *connect.Request[v1.DrainHostRequest], *connect.ServerStream[v1.DrainHostResponse]) error
 	// DeclareHostDead records that another host is lost: every other host refuses its packets from then on, its machines can
 	// be claimed and its blocks adopted. Should it still run, it stops all its machines when it hears of it. The same again
 	// changes nothing. invalid_argument: it is the host that is asked. not_found: there is no such host.
@@ -392,6 +424,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("HandOverBlocks")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceDrainHostHandler := connect.NewServerStreamHandler(
+		HostServiceDrainHostProcedure,
+		svc.DrainHost,
+		connect.WithSchema(hostServiceMethods.ByName("DrainHost")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceDeclareHostDeadHandler := connect.NewUnaryHandler(
 		HostServiceDeclareHostDeadProcedure,
 		svc.DeclareHostDead,
@@ -451,6 +489,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceRemoveHostHandler.ServeHTTP(w, r)
 		case HostServiceHandOverBlocksProcedure:
 			hostServiceHandOverBlocksHandler.ServeHTTP(w, r)
+		case HostServiceDrainHostProcedure:
+			hostServiceDrainHostHandler.ServeHTTP(w, r)
 		case HostServiceDeclareHostDeadProcedure:
 			hostServiceDeclareHostDeadHandler.ServeHTTP(w, r)
 		case HostServiceReviveHostProcedure:
@@ -496,6 +536,10 @@ func (UnimplementedHostServiceHandler) RemoveHost(context.Context, *connect.Requ
 
 func (UnimplementedHostServiceHandler) HandOverBlocks(context.Context, *connect.Request[v1.HandOverBlocksRequest]) (*connect.Response[v1.HandOverBlocksResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.HandOverBlocks is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) DrainHost(context.Context, *connect.Request[v1.DrainHostRequest], *connect.ServerStream[v1.DrainHostResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.HostService.DrainHost is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) DeclareHostDead(context.Context, *connect.Request[v1.DeclareHostDeadRequest]) (*connect.Response[v1.DeclareHostDeadResponse], error) {

@@ -36,6 +36,9 @@ const (
 	// MigrationServiceBeginMigrationProcedure is the fully-qualified name of the MigrationService's
 	// BeginMigration RPC.
 	MigrationServiceBeginMigrationProcedure = "/ip6d.v1.MigrationService/BeginMigration"
+	// MigrationServiceCheckMigrationProcedure is the fully-qualified name of the MigrationService's
+	// CheckMigration RPC.
+	MigrationServiceCheckMigrationProcedure = "/ip6d.v1.MigrationService/CheckMigration"
 	// MigrationServiceSwitchoverMigrationProcedure is the fully-qualified name of the
 	// MigrationService's SwitchoverMigration RPC.
 	MigrationServiceSwitchoverMigrationProcedure = "/ip6d.v1.MigrationService/SwitchoverMigration"
@@ -55,6 +58,10 @@ type MigrationServiceClient interface {
 	// BeginMigration records where the machine is going, and the target accepts it durably.
 	// unavailable: the store or the target cannot be reached; nothing has changed, or begin can be repeated, or aborted.
 	BeginMigration(context.Context, *connect.Request[v1.BeginMigrationRequest]) (*connect.Response[v1.BeginMigrationResponse], error)
+	// CheckMigration tells whether the target is ready for the switchover: it has a port for the machine, or needs none, since
+	// the machine has none on the source either. not_found: no machine of that name is on this host. failed_precondition: no
+	// migration of it has begun. unavailable: the store cannot be reached.
+	CheckMigration(context.Context, *connect.Request[v1.CheckMigrationRequest]) (*connect.Response[v1.CheckMigrationResponse], error)
 	// SwitchoverMigration makes the target the owner. From then on packets go into the target's port.
 	// failed_precondition: the target is not ready, nothing has changed.
 	// An outcome of in doubt is an answer, not an error: call it again, or abort.
@@ -90,6 +97,13 @@ func NewMigrationServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(migrationServiceMethods.ByName("BeginMigration")),
 			connect.WithClientOptions(opts...),
 		),
+		checkMigration: connect.NewClient[v1.CheckMigrationRequest, v1.CheckMigrationResponse](
+			httpClient,
+			baseURL+MigrationServiceCheckMigrationProcedure,
+			connect.WithSchema(migrationServiceMethods.ByName("CheckMigration")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		switchoverMigration: connect.NewClient[v1.SwitchoverMigrationRequest, v1.SwitchoverMigrationResponse](
 			httpClient,
 			baseURL+MigrationServiceSwitchoverMigrationProcedure,
@@ -120,6 +134,7 @@ func NewMigrationServiceClient(httpClient connect.HTTPClient, baseURL string, op
 // migrationServiceClient implements MigrationServiceClient.
 type migrationServiceClient struct {
 	beginMigration      *connect.Client[v1.BeginMigrationRequest, v1.BeginMigrationResponse]
+	checkMigration      *connect.Client[v1.CheckMigrationRequest, v1.CheckMigrationResponse]
 	switchoverMigration *connect.Client[v1.SwitchoverMigrationRequest, v1.SwitchoverMigrationResponse]
 	finishMigration     *connect.Client[v1.FinishMigrationRequest, v1.FinishMigrationResponse]
 	abortMigration      *connect.Client[v1.AbortMigrationRequest, v1.AbortMigrationResponse]
@@ -129,6 +144,11 @@ type migrationServiceClient struct {
 // BeginMigration calls ip6d.v1.MigrationService.BeginMigration.
 func (c *migrationServiceClient) BeginMigration(ctx context.Context, req *connect.Request[v1.BeginMigrationRequest]) (*connect.Response[v1.BeginMigrationResponse], error) {
 	return c.beginMigration.CallUnary(ctx, req)
+}
+
+// CheckMigration calls ip6d.v1.MigrationService.CheckMigration.
+func (c *migrationServiceClient) CheckMigration(ctx context.Context, req *connect.Request[v1.CheckMigrationRequest]) (*connect.Response[v1.CheckMigrationResponse], error) {
+	return c.checkMigration.CallUnary(ctx, req)
 }
 
 // SwitchoverMigration calls ip6d.v1.MigrationService.SwitchoverMigration.
@@ -156,6 +176,10 @@ type MigrationServiceHandler interface {
 	// BeginMigration records where the machine is going, and the target accepts it durably.
 	// unavailable: the store or the target cannot be reached; nothing has changed, or begin can be repeated, or aborted.
 	BeginMigration(context.Context, *connect.Request[v1.BeginMigrationRequest]) (*connect.Response[v1.BeginMigrationResponse], error)
+	// CheckMigration tells whether the target is ready for the switchover: it has a port for the machine, or needs none, since
+	// the machine has none on the source either. not_found: no machine of that name is on this host. failed_precondition: no
+	// migration of it has begun. unavailable: the store cannot be reached.
+	CheckMigration(context.Context, *connect.Request[v1.CheckMigrationRequest]) (*connect.Response[v1.CheckMigrationResponse], error)
 	// SwitchoverMigration makes the target the owner. From then on packets go into the target's port.
 	// failed_precondition: the target is not ready, nothing has changed.
 	// An outcome of in doubt is an answer, not an error: call it again, or abort.
@@ -187,6 +211,13 @@ func NewMigrationServiceHandler(svc MigrationServiceHandler, opts ...connect.Han
 		connect.WithSchema(migrationServiceMethods.ByName("BeginMigration")),
 		connect.WithHandlerOptions(opts...),
 	)
+	migrationServiceCheckMigrationHandler := connect.NewUnaryHandler(
+		MigrationServiceCheckMigrationProcedure,
+		svc.CheckMigration,
+		connect.WithSchema(migrationServiceMethods.ByName("CheckMigration")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	migrationServiceSwitchoverMigrationHandler := connect.NewUnaryHandler(
 		MigrationServiceSwitchoverMigrationProcedure,
 		svc.SwitchoverMigration,
@@ -215,6 +246,8 @@ func NewMigrationServiceHandler(svc MigrationServiceHandler, opts ...connect.Han
 		switch r.URL.Path {
 		case MigrationServiceBeginMigrationProcedure:
 			migrationServiceBeginMigrationHandler.ServeHTTP(w, r)
+		case MigrationServiceCheckMigrationProcedure:
+			migrationServiceCheckMigrationHandler.ServeHTTP(w, r)
 		case MigrationServiceSwitchoverMigrationProcedure:
 			migrationServiceSwitchoverMigrationHandler.ServeHTTP(w, r)
 		case MigrationServiceFinishMigrationProcedure:
@@ -234,6 +267,10 @@ type UnimplementedMigrationServiceHandler struct{}
 
 func (UnimplementedMigrationServiceHandler) BeginMigration(context.Context, *connect.Request[v1.BeginMigrationRequest]) (*connect.Response[v1.BeginMigrationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.MigrationService.BeginMigration is not implemented"))
+}
+
+func (UnimplementedMigrationServiceHandler) CheckMigration(context.Context, *connect.Request[v1.CheckMigrationRequest]) (*connect.Response[v1.CheckMigrationResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ip6d.v1.MigrationService.CheckMigration is not implemented"))
 }
 
 func (UnimplementedMigrationServiceHandler) SwitchoverMigration(context.Context, *connect.Request[v1.SwitchoverMigrationRequest]) (*connect.Response[v1.SwitchoverMigrationResponse], error) {
