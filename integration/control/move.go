@@ -219,17 +219,18 @@ func (b *bench) unmoved(ctx context.Context, here, other *host) error {
 	return nil
 }
 
-// until waits for a condition.
+// until waits for a condition, and looks less often the longer it takes: a thousand agents may need some time, and all of
+// the computer's.
 func until(ctx context.Context, holds func() bool) error {
-	deadline := time.Now().Add(time.Minute)
-	for !holds() {
+	deadline := time.Now().Add(3 * time.Minute)
+	for pause := time.Millisecond; !holds(); pause = min(2*pause, 200*time.Millisecond) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return errors.New("not within a minute")
+			return errors.New("not within three minutes")
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(pause)
 	}
 	return nil
 }
