@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	ip6dv1 "ip6d/api/ip6d/v1"
 	"ip6d/hwmap"
@@ -67,6 +68,9 @@ func (s *hostServer) GetStatus(context.Context, *connect.Request[ip6dv1.GetStatu
 		if v.ID == now.Self.ID {
 			status.Host = s.message(v)
 		}
+	}
+	if !now.StaleSince.IsZero() {
+		status.StaleSince = timestamppb.New(now.StaleSince)
 	}
 	if now.StoreErr != nil {
 		status.StoreError = now.StoreErr.Error()

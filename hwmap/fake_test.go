@@ -27,7 +27,8 @@ type kernel struct {
 	witness  nat.Witness
 	dead     map[addr.Host]bool
 	fenced   bool
-	room     int // for entries of each kind; 0: enough, below: none
+	changes  []string // see changed
+	room     int      // for entries of each kind; 0: enough, below: none
 }
 
 func newKernel(host addr.Host, seen func(nat.Machine)) *kernel {
@@ -103,6 +104,16 @@ func (k *kernel) AwaitPacket(ifindex int, await bool) error {
 	return nil
 }
 
+// changed returns what has changed in the entries of machines that moved, of blocks, and what entries of machines have gone,
+// since it was last asked.
+func (k *kernel) changed() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := k.changes
+	k.changes = nil
+	return all
+}
+
 // tells reports whether what the machine sends is told: what its port waits for, or what is not awaited any more.
 func (k *kernel) tells(id addr.ID) bool {
 	k.mu.Lock()
@@ -169,6 +180,9 @@ func (k *kernel) DeleteMachine(id addr.ID, epoch uint64) error {
 	if old, ok := k.machines[id]; ok && old.Epoch > epoch {
 		return nat.ErrStale
 	}
+	if _, ok := k.machines[id]; ok {
+		k.changes = append(k.changes, fmt.Sprintf("machine %s gone", id))
+	}
 	delete(k.machines, id)
 	k.seen(nat.Machine{ID: id})
 	return nil
@@ -211,6 +225,9 @@ func (k *kernel) putMoved(m nat.Moved) error {
 			return err
 		}
 	}
+	if old != m {
+		k.changes = append(k.changes, fmt.Sprintf("moved %s to host %d", m.ID, m.Host))
+	}
 	k.moved[m.ID] = m
 	return nil
 }
@@ -220,6 +237,9 @@ func (k *kernel) DeleteMoved(id addr.ID, epoch uint64) error {
 	defer k.mu.Unlock()
 	if old, ok := k.moved[id]; ok && old.Epoch > epoch {
 		return nat.ErrStale
+	}
+	if _, ok := k.moved[id]; ok {
+		k.changes = append(k.changes, fmt.Sprintf("moved %s gone", id))
 	}
 	delete(k.moved, id)
 	return nil
@@ -234,10 +254,14 @@ func (k *kernel) MovedEntries() ([]nat.Moved, error) {
 func (k *kernel) PutBlock(b nat.Block) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.blocks[b.Block]; !ok {
+	old, ok := k.blocks[b.Block]
+	if !ok {
 		if err := k.full(len(k.blocks)); err != nil {
 			return err
 		}
+	}
+	if old != b {
+		k.changes = append(k.changes, fmt.Sprintf("block %d to host %d", b.Block, b.Home))
 	}
 	k.blocks[b.Block] = b
 	return nil
@@ -246,6 +270,9 @@ func (k *kernel) PutBlock(b nat.Block) error {
 func (k *kernel) DeleteBlock(_ addr.Cell, b addr.Block) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if _, ok := k.blocks[b]; ok {
+		k.changes = append(k.changes, fmt.Sprintf("block %d gone", b))
+	}
 	delete(k.blocks, b)
 	return nil
 }

@@ -1,6 +1,7 @@
 package hwmap_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type fleet struct {
 	standalone bool    // the store is the only server's truth
 	servers    map[addr.Host]*server
 	armed      func(host addr.Host, what string) fault // what everyFault injected
+	lateness   time.Duration                           // of what is done later; 0: some seconds
 
 	mu         sync.Mutex // guards all below
 	fault      func(host addr.Host, what string) fault
@@ -248,7 +250,7 @@ func (f *fleet) next(host addr.Host, what string) fault {
 }
 
 // late runs what is long on its way to the store.
-func (f *fleet) late(do func()) { time.AfterFunc(20*time.Second, do) }
+func (f *fleet) late(do func()) { time.AfterFunc(cmp.Or(f.lateness, 20*time.Second), do) }
 
 func (f *fleet) daemon(id addr.Host) (*hwmap.Map, error) {
 	s, ok := f.servers[id]

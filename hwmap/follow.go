@@ -33,7 +33,11 @@ func (m *Map) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		lost := m.isFollowing()
 		m.setFollowing(false, err)
+		if lost {
+			m.writeHeard(ctx)
+		}
 		if errors.Is(err, ErrCompacted) {
 			m.Logger.Info("listing the fleet's map anew", "reason", err)
 			continue
@@ -48,10 +52,29 @@ func (m *Map) follow(ctx context.Context) error {
 func (m *Map) setFollowing(following bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.fleet.following {
+		m.fleet.heard = m.Now()
+	}
 	m.fleet.following, m.fleet.err = following, err
 	if following && m.fleet.back != nil {
 		close(m.fleet.back)
 		m.fleet.back = nil
+	}
+}
+
+func (m *Map) isFollowing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fleet.following
+}
+
+// writeHeard has the next daemon know until when the cache is known to have been the fleet's map.
+func (m *Map) writeHeard(ctx context.Context) {
+	m.mu.Lock()
+	heard := m.fleet.heard
+	m.mu.Unlock()
+	if err := m.cache(ctx, nil, Write{Key: heardKey, Value: encode(heard)}); err != nil {
+		m.Logger.Warn("cache does not say until when it was followed", "error", err)
 	}
 }
 
@@ -107,7 +130,7 @@ func (m *Map) advance(ctx context.Context, entries []Entry, revision Revision) e
 	m.mu.Lock()
 	entries, unlisted := m.keepOwn(m.notOutdated(entries))
 	err := m.apply(entries)
-	more := []Write{{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}}
+	more := []Write{{Key: revisionKey, Value: strconv.AppendInt(nil, int64(revision), 10)}, {Key: heardKey, Value: encode(m.Now())}}
 	if err == nil {
 		m.fleet.revision = revision
 		m.catchUpWithAhead()
@@ -421,7 +444,7 @@ func (m *Map) restoreCache(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	at, err := m.Cache.Get(ctx, revisionKey, knownStoreKey)
+	at, err := m.Cache.Get(ctx, revisionKey, knownStoreKey, heardKey)
 	if err != nil {
 		return err
 	}
@@ -442,6 +465,11 @@ func (m *Map) restoreCache(ctx context.Context) error {
 	}
 	m.fleet.machines = make(map[addr.Machine]Machine, len(entries))
 	m.fleet.restored = make(map[addr.Block][]nat.Moved)
+	if at[2].Value != nil {
+		if m.fleet.heard, err = decode[time.Time](at[2]); err != nil {
+			return err
+		}
+	}
 	err = m.apply(entries)
 	err = errors.Join(err, m.putRestored())
 	m.fleet.restored = nil

@@ -32,6 +32,9 @@ const (
 // The key of the cache that says which revision of the fleet's store its records are of.
 const revisionKey Key = "revision"
 
+// The key of the cache that says when its records were last known to be the fleet's map.
+const heardKey Key = "heard"
+
 func hostKey(h addr.Host) Key           { return numbered(hostsPrefix, uint32(h)) }
 func blockKey(b addr.Block) Key         { return numbered(blocksPrefix, uint32(b)) }
 func machineKey(m addr.Machine) Key     { return numbered(machinesPrefix, uint32(m)) }

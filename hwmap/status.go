@@ -2,6 +2,7 @@ package hwmap
 
 import (
 	"slices"
+	"time"
 
 	"ip6d/addr"
 )
@@ -12,10 +13,13 @@ type Status struct {
 	Following bool     // the fleet's store is being watched
 	Revision  Revision // of the store, that the kernel's maps reflect
 	StoreErr  error    // why it is not followed
-	Machines  map[LocalState]int
-	InDoubt   []string // names of machines
-	Fenced    bool     // this host was declared dead, and carries nothing
-	IDsFree   int      // in this host's blocks
+	// While it is not: since when, or zero where it never was. What happened in the store since then this host does not know.
+	// After a restart it may be earlier than that: when the daemon before heard of the last change.
+	StaleSince time.Time
+	Machines   map[LocalState]int
+	InDoubt    []string // names of machines
+	Fenced     bool     // this host was declared dead, and carries nothing
+	IDsFree    int      // in this host's blocks
 
 	StoreSuspect string      // why the fleet's store is not believed; empty: it is
 	Pending      []addr.Host // since it was accepted: hosts that have not published their records again
@@ -47,6 +51,9 @@ func (m *Map) Status() Status {
 		StoreSuspect: m.fleet.suspect, Pending: slices.Clone(m.fleet.pending),
 		DatabaseSuspect: m.database.Suspect, Unknown: unknown,
 		HintsSent: m.hintsSent.Load(), HintsHeeded: m.hintsHeeded.Load(),
+	}
+	if !s.Following {
+		s.StaleSince = m.fleet.heard
 	}
 	s.Self.State, s.Fenced = m.state, m.fence.is.Fenced
 	for _, l := range m.local {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"ip6d/addr"
 	"ip6d/nat"
@@ -36,7 +37,8 @@ type fleetView struct {
 	following bool  // whether the store is being watched
 	err       error // why not
 
-	back chan struct{} // closed when it is again; nil: nobody waits for it
+	back  chan struct{} // closed when it is again; nil: nobody waits for it
+	heard time.Time     // while it is not: when the view was last known to be the fleet's map
 }
 
 func newFleetView() fleetView {

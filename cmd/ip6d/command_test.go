@@ -44,7 +44,7 @@ func TestCommandsAnswerInJSON(t *testing.T) {
 		{"host remove host2", `{"host":2,"removed":true}`},
 		{"store accept", `{"generation":2}`},
 		{"db accept", `{"reason":"it is older","frozen_blocks":[0,1],"ended_machines":[]}`},
-		{"status", `{"version":"v1","host":` + host1JSON + `,"standalone":false,"endpoints":["http://[fd00::ffff]:2379"],"following":false,"revision":7,"store_error":"store unreachable","machines":{"away":1,"here":3},"in_doubt":["web1"],"ids_free":200,"drops":{"not_here":9007199254740993},"firewall":["rule 1 stops errors"],"maps":{"blocks":{"entries":1,"size":2},"moved":{"entries":3,"size":512}}}`},
+		{"status", `{"version":"v1","host":` + host1JSON + `,"standalone":false,"endpoints":["http://[fd00::ffff]:2379"],"following":false,"revision":7,"store_error":"store unreachable","stale_since":"2026-01-02T03:04:05Z","machines":{"away":1,"here":3},"in_doubt":["web1"],"ids_free":200,"drops":{"not_here":9007199254740993},"firewall":["rule 1 stops errors"],"maps":{"blocks":{"entries":1,"size":2},"moved":{"entries":3,"size":512}}}`},
 	} {
 		got := runLine(t, "", append([]string{"--socket", socket, "-o", "json"}, strings.Fields(c.line)...)...)
 		if got.status != exitOK || got.stderr != "" || got.stdout != c.want+"\n" {
@@ -76,7 +76,7 @@ func TestCommandsAnswerInText(t *testing.T) {
 		{"host show host1", []string{"underlay   fd00::2"}},
 		{"host cordon host2", []string{"state      cordoned"}},
 		{"host remove 2", []string{"state  removed"}},
-		{"status", []string{"block ids  0-2, 4", "lost at revision 7: store unreachable", "1 away, 3 here", "in doubt   web1", "9007199254740993 not_here", "blocks 1 of 2, moved 3 of 512"}},
+		{"status", []string{"block ids  0-2, 4", "lost at revision 7, ", " ago: store unreachable", "1 away, 3 here", "in doubt   web1", "9007199254740993 not_here", "blocks 1 of 2, moved 3 of 512"}},
 	} {
 		got := runLine(t, "", append([]string{"--socket", socket}, strings.Fields(c.line)...)...)
 		if got.status != exitOK || got.stderr != "" {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,8 @@ type statusAnswer struct {
 	Following  bool              `json:"following"`
 	Revision   int64             `json:"revision"`
 	StoreError string            `json:"store_error,omitempty"`
-	Machines   map[string]uint32 `json:"machines"` // by state
+	StaleSince *time.Time        `json:"stale_since,omitempty"` // nothing that happened in the store since is known here
+	Machines   map[string]uint32 `json:"machines"`              // by state
 	InDoubt    []string          `json:"in_doubt"`
 	Fenced     bool              `json:"fenced,omitempty"` // this host was declared dead, and carries nothing
 	IDsFree    uint32            `json:"ids_free"`
@@ -51,6 +53,10 @@ func newStatusAnswer(r *ip6dv1.GetStatusResponse) statusAnswer {
 
 		DatabaseSuspect: r.DatabaseSuspect, UnknownMachines: r.UnknownMachines,
 		StoreSuspect: r.StoreSuspect, PendingHosts: r.PendingHosts,
+	}
+	if r.StaleSince != nil {
+		since := r.StaleSince.AsTime()
+		a.StaleSince = &since
 	}
 	for _, f := range r.Maps {
 		a.Maps[f.Map] = fillAnswer{f.Entries, f.Size}
@@ -84,7 +90,7 @@ What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each mea
 				if a.Fenced {
 					t.row("fenced", fmt.Sprintf("this host was declared dead and carries nothing; ip6d host revive %d takes it back", a.Host.Host))
 				}
-				t.row("store", a.store())
+				t.row("store", a.store(time.Now()))
 				if a.StoreSuspect != "" {
 					t.row("store", "suspect: "+a.StoreSuspect+"; nothing is issued or moved: bring the right one back, or run `ip6d store accept`")
 				}
@@ -113,12 +119,14 @@ What was dropped is counted by reason; ` + "`ip6d drops`" + ` says what each mea
 }
 
 // store says in words how the host stands with the fleet's store.
-func (a statusAnswer) store() string {
+func (a statusAnswer) store(now time.Time) string {
 	switch endpoints := strings.Join(a.Endpoints, ", "); {
 	case a.Standalone:
 		return "none: standalone"
 	case a.Following:
 		return fmt.Sprintf("%s, followed, revision %d", endpoints, a.Revision)
+	case a.StoreError != "" && a.StaleSince != nil:
+		return fmt.Sprintf("%s, lost at revision %d, %s ago: %s", endpoints, a.Revision, now.Sub(*a.StaleSince).Round(time.Second), a.StoreError)
 	case a.StoreError != "":
 		return fmt.Sprintf("%s, lost at revision %d: %s", endpoints, a.Revision, a.StoreError)
 	default:

@@ -139,7 +139,7 @@ func (s *stub) ClaimMachine(_ context.Context, q *connect.Request[ip6dv1.ClaimMa
 
 func (s *stub) GetStatus(_ context.Context, q *connect.Request[ip6dv1.GetStatusRequest]) (*connect.Response[ip6dv1.GetStatusResponse], error) {
 	return reply(s, q, &ip6dv1.GetStatusResponse{
-		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable",
+		Version: "v1", Host: hosts[0], Endpoints: []string{"http://[fd00::ffff]:2379"}, Revision: 7, StoreError: "store unreachable", StaleSince: timestamppb.New(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
 		Machines: map[string]uint32{"here": 3, "away": 1}, InDoubt: []string{"web1"}, IdsFree: 200,
 		Drops:    []*ip6dv1.Drop{{Reason: "not_here", Packets: 9007199254740993}},
 		Maps:     []*ip6dv1.MapFill{{Map: "moved", Entries: 3, Size: 512}, {Map: "blocks", Entries: 1, Size: 2}},

@@ -25,8 +25,8 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultDialTimeout = 3 * time.Second
-	DefaultCallTimeout = 8 * time.Second // etcd itself gives up a request after 7 s, and says more about it
+	DefaultDialTimeout = 1500 * time.Millisecond // a move must fail at once where the store is away
+	DefaultCallTimeout = 8 * time.Second         // etcd itself gives up a request after 7 s, and says more about it
 )
 
 // Options says which etcd cluster to use, and how.

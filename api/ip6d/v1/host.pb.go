@@ -1770,6 +1770,9 @@ type GetStatusResponse struct {
 	Revision int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Why it does not follow, when it does not.
 	StoreError string `protobuf:"bytes,6,opt,name=store_error,json=storeError,proto3" json:"store_error,omitempty"`
+	// Since when it does not: what happened in the store since then it does not know. After a restart of the daemon it may be
+	// earlier: when the last change was heard of. Missing: it follows, or never has.
+	StaleSince *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=stale_since,json=staleSince,proto3" json:"stale_since,omitempty"`
 	// The number of machines by state.
 	Machines map[string]uint32 `protobuf:"bytes,7,rep,name=machines,proto3" json:"machines,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Machines whose switchover is in doubt.
@@ -1873,6 +1876,13 @@ func (x *GetStatusResponse) GetStoreError() string {
 		return x.StoreError
 	}
 	return ""
+}
+
+func (x *GetStatusResponse) GetStaleSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StaleSince
+	}
+	return nil
 }
 
 func (x *GetStatusResponse) GetMachines() map[string]uint32 {
@@ -2134,7 +2144,7 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\vnext_header\x18\t \x01(\rR\n" +
 	"nextHeader\x12\x16\n" +
 	"\x06length\x18\n" +
-	" \x01(\rR\x06length\"\xe3\x05\n" +
+	" \x01(\rR\x06length\"\xa0\x06\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\x04host\x18\x02 \x01(\v2\r.ip6d.v1.HostR\x04host\x12\x1c\n" +
@@ -2142,7 +2152,9 @@ const file_ip6d_v1_host_proto_rawDesc = "" +
 	"\tfollowing\x18\x04 \x01(\bR\tfollowing\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\x12\x1f\n" +
 	"\vstore_error\x18\x06 \x01(\tR\n" +
-	"storeError\x12D\n" +
+	"storeError\x12;\n" +
+	"\vstale_since\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"staleSince\x12D\n" +
 	"\bmachines\x18\a \x03(\v2(.ip6d.v1.GetStatusResponse.MachinesEntryR\bmachines\x12\x19\n" +
 	"\bin_doubt\x18\b \x03(\tR\ainDoubt\x12\x19\n" +
 	"\bids_free\x18\t \x01(\rR\aidsFree\x12#\n" +
@@ -2252,42 +2264,43 @@ var file_ip6d_v1_host_proto_depIdxs = []int32{
 	30, // 12: ip6d.v1.MonitorDropsResponse.missed:type_name -> ip6d.v1.MissedDrops
 	36, // 13: ip6d.v1.DropEvent.time:type_name -> google.protobuf.Timestamp
 	0,  // 14: ip6d.v1.GetStatusResponse.host:type_name -> ip6d.v1.Host
-	34, // 15: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
-	25, // 16: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
-	33, // 17: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
-	1,  // 18: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
-	3,  // 19: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
-	5,  // 20: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
-	7,  // 21: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
-	9,  // 22: ip6d.v1.HostService.RemoveHost:input_type -> ip6d.v1.RemoveHostRequest
-	11, // 23: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
-	14, // 24: ip6d.v1.HostService.DrainHost:input_type -> ip6d.v1.DrainHostRequest
-	16, // 25: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
-	18, // 26: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
-	20, // 27: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
-	22, // 28: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
-	24, // 29: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
-	26, // 30: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
-	28, // 31: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
-	2,  // 32: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
-	4,  // 33: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
-	6,  // 34: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
-	8,  // 35: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
-	10, // 36: ip6d.v1.HostService.RemoveHost:output_type -> ip6d.v1.RemoveHostResponse
-	13, // 37: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
-	15, // 38: ip6d.v1.HostService.DrainHost:output_type -> ip6d.v1.DrainHostResponse
-	17, // 39: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
-	19, // 40: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
-	21, // 41: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
-	23, // 42: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
-	32, // 43: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
-	27, // 44: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
-	29, // 45: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
-	32, // [32:46] is the sub-list for method output_type
-	18, // [18:32] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	36, // 15: ip6d.v1.GetStatusResponse.stale_since:type_name -> google.protobuf.Timestamp
+	34, // 16: ip6d.v1.GetStatusResponse.machines:type_name -> ip6d.v1.GetStatusResponse.MachinesEntry
+	25, // 17: ip6d.v1.GetStatusResponse.drops:type_name -> ip6d.v1.Drop
+	33, // 18: ip6d.v1.GetStatusResponse.maps:type_name -> ip6d.v1.MapFill
+	1,  // 19: ip6d.v1.HostService.ListHosts:input_type -> ip6d.v1.ListHostsRequest
+	3,  // 20: ip6d.v1.HostService.GetHost:input_type -> ip6d.v1.GetHostRequest
+	5,  // 21: ip6d.v1.HostService.CordonHost:input_type -> ip6d.v1.CordonHostRequest
+	7,  // 22: ip6d.v1.HostService.UncordonHost:input_type -> ip6d.v1.UncordonHostRequest
+	9,  // 23: ip6d.v1.HostService.RemoveHost:input_type -> ip6d.v1.RemoveHostRequest
+	11, // 24: ip6d.v1.HostService.HandOverBlocks:input_type -> ip6d.v1.HandOverBlocksRequest
+	14, // 25: ip6d.v1.HostService.DrainHost:input_type -> ip6d.v1.DrainHostRequest
+	16, // 26: ip6d.v1.HostService.DeclareHostDead:input_type -> ip6d.v1.DeclareHostDeadRequest
+	18, // 27: ip6d.v1.HostService.ReviveHost:input_type -> ip6d.v1.ReviveHostRequest
+	20, // 28: ip6d.v1.HostService.AdoptBlocks:input_type -> ip6d.v1.AdoptBlocksRequest
+	22, // 29: ip6d.v1.HostService.UnfreezeBlocks:input_type -> ip6d.v1.UnfreezeBlocksRequest
+	24, // 30: ip6d.v1.HostService.GetStatus:input_type -> ip6d.v1.GetStatusRequest
+	26, // 31: ip6d.v1.HostService.GetDrops:input_type -> ip6d.v1.GetDropsRequest
+	28, // 32: ip6d.v1.HostService.MonitorDrops:input_type -> ip6d.v1.MonitorDropsRequest
+	2,  // 33: ip6d.v1.HostService.ListHosts:output_type -> ip6d.v1.ListHostsResponse
+	4,  // 34: ip6d.v1.HostService.GetHost:output_type -> ip6d.v1.GetHostResponse
+	6,  // 35: ip6d.v1.HostService.CordonHost:output_type -> ip6d.v1.CordonHostResponse
+	8,  // 36: ip6d.v1.HostService.UncordonHost:output_type -> ip6d.v1.UncordonHostResponse
+	10, // 37: ip6d.v1.HostService.RemoveHost:output_type -> ip6d.v1.RemoveHostResponse
+	13, // 38: ip6d.v1.HostService.HandOverBlocks:output_type -> ip6d.v1.HandOverBlocksResponse
+	15, // 39: ip6d.v1.HostService.DrainHost:output_type -> ip6d.v1.DrainHostResponse
+	17, // 40: ip6d.v1.HostService.DeclareHostDead:output_type -> ip6d.v1.DeclareHostDeadResponse
+	19, // 41: ip6d.v1.HostService.ReviveHost:output_type -> ip6d.v1.ReviveHostResponse
+	21, // 42: ip6d.v1.HostService.AdoptBlocks:output_type -> ip6d.v1.AdoptBlocksResponse
+	23, // 43: ip6d.v1.HostService.UnfreezeBlocks:output_type -> ip6d.v1.UnfreezeBlocksResponse
+	32, // 44: ip6d.v1.HostService.GetStatus:output_type -> ip6d.v1.GetStatusResponse
+	27, // 45: ip6d.v1.HostService.GetDrops:output_type -> ip6d.v1.GetDropsResponse
+	29, // 46: ip6d.v1.HostService.MonitorDrops:output_type -> ip6d.v1.MonitorDropsResponse
+	33, // [33:47] is the sub-list for method output_type
+	19, // [19:33] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ip6d_v1_host_proto_init() }
