@@ -45,8 +45,8 @@ func (m *Map) checkFence() error {
 		ErrFenced, m.Self.ID, m.Self.ID)
 }
 
-// restoreFence closes the datapath before anything is brought into it, where this host was declared dead: by its truth, by
-// what an earlier daemon left in the kernel, and by the store where that answers.
+// restoreFence closes the datapath before anything is brought into it, where this host was declared dead: by its truth, or by
+// what an earlier daemon left in the kernel.
 func (m *Map) restoreFence(ctx context.Context) error {
 	e, err := m.Truth.Get(ctx, fenceKey)
 	if err != nil {
@@ -78,6 +78,16 @@ func (m *Map) restoreFence(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// askFence closes the datapath where the store says that this host was declared dead, or that it is none, before its machines
+// are brought into it. A store that is suspect says nothing: the cache, by which that is judged, has been restored.
+func (m *Map) askFence(ctx context.Context) error {
+	if _, err := m.judgeStore(ctx); err != nil {
+		m.Logger.Debug("own record not read before the start", "error", err)
+		return nil
 	}
 	_, own, err := m.readHost(ctx, m.Self.ID)
 	if errors.Is(err, ErrUnknownHost) && m.known {

@@ -210,6 +210,9 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("restore the fleet's map: %w", err)
 	}
+	if err := m.askFence(ctx); err != nil {
+		return nil, fmt.Errorf("ask what was said of this host: %w", err)
+	}
 	if err := m.restoreTruth(ctx); err != nil {
 		return nil, fmt.Errorf("restore this host's machines: %w", err)
 	}

@@ -261,3 +261,32 @@ func TestAStoreThatOnlyWasAwayIsNotSuspect(t *testing.T) {
 		f.check(map[string]addr.Host{"a": 1, "b": 1})
 	})
 }
+
+// What the store says while it is suspect must not stop a host either, nor what it does not say.
+func TestAHostThatStartsWhileTheStoreIsSuspectGoesOnCarrying(t *testing.T) {
+	for _, c := range restores {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 2)
+				f.create(1, "one")
+				f.settled()
+				backup := f.memory.copied()
+				f.add(3).start() // it is in no backup
+				f.create(3, "three")
+				f.settled()
+				c.restore(f.memory, backup)
+				f.settled()
+				for id := range f.servers {
+					f.servers[id].kill()
+					f.servers[id].start()
+				}
+				f.settled()
+				for id := range f.servers {
+					if f.servers[id].kernel.closed() {
+						t.Errorf("host %d carries nothing, on the word of a suspect store", id)
+					}
+				}
+			})
+		})
+	}
+}

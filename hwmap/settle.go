@@ -227,6 +227,13 @@ func (m *Map) release(ctx context.Context, number addr.Machine) error {
 	if err != nil {
 		return err
 	}
+	b, err := optional[Block](s.block)
+	if err != nil {
+		return err
+	}
+	if b != nil && b.AdoptedFrom != 0 && s.record != nil {
+		return nil // without the record, the machine could be claimed, as one of the dead host's that never moved
+	}
 	if r := s.record; r != nil {
 		if err := m.disputed(l, r); err != nil && !r.Destroyed {
 			return err

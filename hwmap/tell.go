@@ -37,7 +37,7 @@ func (m *Map) askStore(ctx context.Context) error {
 		return err
 	}
 	reason := ""
-	if !m.known {
+	if !m.known && (seen == nil || seen.ID != id) { // else an earlier first start came that far, and no further
 		id = DatabaseID{} // it has one for a moment
 	}
 	if seen != nil {
@@ -104,13 +104,16 @@ func (m *Map) writeStoreWitness(ctx context.Context) error {
 	m.mu.Lock()
 	vouched := m.vouched && m.database.Suspect == ""
 	m.mu.Unlock()
-	mark := m.truth.now()
-	if !vouched || mark.ID == (DatabaseID{}) {
+	if !vouched {
 		return nil
 	}
 	e, err := m.Fleet.Get(ctx, witnessKey(m.Self.ID), hostKey(m.Self.ID))
 	if err != nil {
 		return err
+	}
+	mark := m.truth.now() // after what the store was told: another task of this daemon may have told it, see confirm
+	if mark.ID == (DatabaseID{}) {
+		return nil
 	}
 	seen, err := optional[StoreWitness](e[0])
 	if err != nil {
