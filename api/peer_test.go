@@ -118,7 +118,7 @@ func TestADeadHostIsNotAnswered(t *testing.T) {
 			t.Errorf("a host that is %s: %v", state, err)
 		}
 	}
-	dead.State = hwmap.Dead
+	dead.State, dead.Fenced = hwmap.Dead, true // else it writes so itself
 	write(t, target, dead)
 	refuses(t, "a dead host", asks(t, target.hwmap.Self, "127.0.0.101", source.identity), "host 1, at 127.0.0.101, was declared dead")
 	write(t, target, keyless(dead))
