@@ -16,6 +16,9 @@ var (
 	// ErrRestored: the store is another one than answered before, or has gone back in time. ID goes on with it.
 	ErrRestored = errors.New("store was restored or replaced")
 
+	// ErrOtherStore: with ErrRestored, it is another one; the right one may come back.
+	ErrOtherStore = errors.New("another store answers")
+
 	// ErrCompacted: the watch asked for a revision that the store no longer has. List again.
 	ErrCompacted = errors.New("revision compacted")
 

@@ -26,9 +26,9 @@ func (m *Map) finishNamed(ctx context.Context, name string) error {
 	if l.State != Away {
 		return m.wrongState(l, "finish the migration")
 	}
-	err = m.waitFollowed(ctx, l)
+	gone, err := m.waitFollowed(ctx, l)
 	if err == nil {
-		err = m.finish(ctx, l)
+		err = m.finish(ctx, l, gone)
 	}
 	if err != nil {
 		return fmt.Errorf("finish migration of %q: %w", name, err)
@@ -36,7 +36,8 @@ func (m *Map) finishNamed(ctx context.Context, name string) error {
 	return nil
 }
 
-func (m *Map) finish(ctx context.Context, l Local) error {
+// finish forgets l; gone: the store has no record of it.
+func (m *Map) finish(ctx context.Context, l Local, gone bool) error {
 	unlock, err := m.operations.lock(ctx, l.Machine)
 	if err != nil {
 		return err
@@ -52,7 +53,21 @@ func (m *Map) finish(ctx context.Context, l Local) error {
 	if err := m.Datapath.DeleteMachine(m.id(l.Machine), l.Epoch); err != nil {
 		return err
 	}
+	if gone && m.wasDestroyed(l) {
+		m.Logger.Info("machine was destroyed before its block came here", "machine", l.Name)
+		return m.quarantine(ctx, now, l.Epoch+1)
+	}
 	return m.yield(ctx, now, l.Epoch+1)
+}
+
+// wasDestroyed reports whether a machine that left this host, of which there is no record and which its target has not, was
+// destroyed before this host was given its block: each machine that there was then had a record. Of a block that this host leased
+// itself, or adopted, a missing record says nothing.
+func (m *Map) wasDestroyed(l Local) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.fleet.blocks[l.Machine.Block()]
+	return b.Home == m.Self.ID && b.Epoch > firstEpoch && b.AdoptedFrom == 0 && l.Epoch < b.EpochFloor
 }
 
 // How often finish looks: at first, and at least.
@@ -61,25 +76,26 @@ const (
 	maxFinishPause = time.Second
 )
 
-// waitFollowed waits until the machine is delivered where the store says it is, and every live host sends there by itself.
-func (m *Map) waitFollowed(ctx context.Context, l Local) error {
+// waitFollowed waits until the machine is delivered where the store says it is, and every live host sends there by itself. gone:
+// the store has no record of it.
+func (m *Map) waitFollowed(ctx context.Context, l Local) (gone bool, err error) {
 	wait := finishPause
 	for {
-		err := m.followed(ctx, l)
+		gone, err := m.followed(ctx, l)
 		if err == nil || !errors.Is(err, ErrLagging) && !errors.Is(err, ErrUnavailable) {
-			return err
+			return gone, err
 		}
 		if pause(ctx, wait) != nil {
-			return err
+			return false, err
 		}
 		wait = min(2*wait, maxFinishPause)
 	}
 }
 
-func (m *Map) followed(ctx context.Context, l Local) error {
+func (m *Map) followed(ctx context.Context, l Local) (gone bool, err error) {
 	s, err := m.read(ctx, l.Machine)
 	if err != nil {
-		return err
+		return false, err
 	}
 	switch r := s.record; {
 	case r == nil:
@@ -91,16 +107,16 @@ func (m *Map) followed(ctx context.Context, l Local) error {
 		err = m.checkDelivered(ctx, l, *r, true)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	hosts, err := m.lagging(ctx, l.Revision)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if len(hosts) > 0 {
-		return fmt.Errorf("%w: hosts %v have not applied revision %d", ErrLagging, hosts, l.Revision)
+		return false, fmt.Errorf("%w: hosts %v have not applied revision %d", ErrLagging, hosts, l.Revision)
 	}
-	return nil
+	return s.record == nil, nil
 }
 
 // checkDelivered asks the owner of r whether it delivers the machine at that epoch. Errors: ErrLagging when the answer is
@@ -119,8 +135,8 @@ func (m *Map) checkDelivered(ctx context.Context, l Local, r Machine, wanted boo
 		return fmt.Errorf("%w: host %d: %w", ErrLagging, r.Host, err)
 	case wanted && !seen.Delivering && !(seen.Here && l.Port == nil): // a machine that left without a port has none to be delivered to
 		return fmt.Errorf("%w: host %d does not deliver yet", ErrLagging, r.Host)
-	case !wanted && seen.Delivering && seen.Epoch == r.Epoch:
-		return fmt.Errorf("%w: the record of the machine has gone from the store, and host %d delivers it", ErrLagging, r.Host)
+	case !wanted && (seen.Delivering || seen.Here) && seen.Epoch == r.Epoch:
+		return fmt.Errorf("%w: the record of the machine has gone from the store, and host %d has it", ErrLagging, r.Host)
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"ip6d/addr"
 	"ip6d/nat"
 )
@@ -26,9 +28,7 @@ func (m *Map) follow(ctx context.Context) error {
 			}
 			trouble.over()
 			m.setFollowing(true, nil)
-			err = m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
-				return m.advance(ctx, b.Entries, b.Revision)
-			})
+			err = m.watchFleet(ctx, revision)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -42,11 +42,37 @@ func (m *Map) follow(ctx context.Context) error {
 			m.Logger.Info("listing the fleet's map anew", "reason", err)
 			continue
 		}
+		if errors.Is(err, errMeta) {
+			m.Logger.Info("judging the fleet's store anew", "reason", err)
+			if err := pause(ctx, retryPause); err != nil { // not all hosts at once
+				return err
+			}
+			continue
+		}
 		trouble.tell(m.Logger, "fleet's map not followed, going on with what is known", err)
 		if err := trouble.pauseOr(ctx, m.followWanted); err != nil {
 			return err
 		}
 	}
+}
+
+// errMeta: the store's meta has changed, so that the store has to be judged anew: somebody found it suspect, or accepted it.
+var errMeta = errors.New("the store's meta has changed")
+
+// watchFleet watches the fleet's map from revision on, and the store's meta. Errors: errMeta, those of Store.Watch.
+func (m *Map) watchFleet(ctx context.Context, revision Revision) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return m.Fleet.Watch(ctx, mapPrefix, revision, func(b Batch) error {
+			return m.advance(ctx, b.Entries, b.Revision)
+		})
+	})
+	if !m.standalone {
+		g.Go(func() error {
+			return m.Fleet.Watch(ctx, metaKey, revision, func(Batch) error { return errMeta })
+		})
+	}
+	return g.Wait()
 }
 
 func (m *Map) setFollowing(following bool, err error) {

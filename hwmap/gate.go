@@ -17,7 +17,7 @@ type gate struct {
 	closed chan struct{} // closed when the gate is; nil while it has not been open
 
 	suspect     error  // nothing is read either for this reason; nil: it is believed
-	contradicts string // what the store said that contradicts what it said before
+	contradicts string // what the store said that contradicts what it said before, while it was the same one
 }
 
 var errNotJoined = errors.New("this host has not joined the fleet since it started")
@@ -56,7 +56,9 @@ func (g *gate) note(err error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.contradicts = err.Error()
+	if !errors.Is(err, ErrOtherStore) { // which is told by its id, and gone when the right one is back
+		g.contradicts = err.Error()
+	}
 	if g.suspect == nil {
 		g.suspect = err // until it is judged
 	}

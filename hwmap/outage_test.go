@@ -20,10 +20,11 @@ import (
 	"ip6d/nat"
 )
 
-// atOnce is how soon a move fails that needs a store which is away.
-const atOnce = 2 * time.Second
+// callTimeout is longer than a computer that is busy takes for anything here: what fails sooner did not wait for it.
+const callTimeout = time.Minute
 
-// With a real etcd that is killed, in real time, and with the timeouts that a daemon has.
+// With a real etcd that is killed, in real time. A daemon's timeouts are shorter; what matters is that a call for which there is
+// no connection waits for that only.
 func TestWhileEtcdIsDeadMovesFailAtOnceAndAfterItHostsCatchUpByWhatDiffers(t *testing.T) {
 	binary, err := etcdproc.FindBinary()
 	if err != nil {
@@ -57,7 +58,7 @@ func TestWhileEtcdIsDeadMovesFailAtOnceAndAfterItHostsCatchUpByWhatDiffers(t *te
 		if kernels[id] == nil {
 			kernels[id], ports[id] = newKernel(id, func(nat.Machine) {}), newDevices()
 		}
-		h := startReal(t, id, dir, etcd.Options{Endpoints: []string{server.Endpoint()}, Cluster: "test"}, kernels[id], ports[id], find)
+		h := startReal(t, id, dir, etcd.Options{Endpoints: []string{server.Endpoint()}, Cluster: "test", CallTimeout: callTimeout}, kernels[id], ports[id], find)
 		mu.Lock()
 		defer mu.Unlock()
 		hosts[id] = h
@@ -105,8 +106,8 @@ func TestWhileEtcdIsDeadMovesFailAtOnceAndAfterItHostsCatchUpByWhatDiffers(t *te
 		if !errors.Is(err, hwmap.ErrUnavailable) || !strings.Contains(err.Error(), "etcd "+server.Endpoint()) {
 			t.Errorf("%s without the store: %v; want an error that names it", what, err)
 		}
-		if took := time.Since(began); took > atOnce {
-			t.Errorf("%s without the store failed after %v, want at most %v", what, took, atOnce)
+		if took := time.Since(began); took >= callTimeout {
+			t.Errorf("%s without the store failed after %v: it waited for an answer", what, took)
 		}
 	}
 	s := one.Status()

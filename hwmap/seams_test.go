@@ -3,6 +3,7 @@ package hwmap_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -152,6 +153,182 @@ func TestADestroyedMachineOfADeadHostsBlockIsNotClaimed(t *testing.T) {
 			if _, err := f.on(id).Claim(t.Context(), "one", 7, v.Stable); err == nil {
 				t.Errorf("host %d has claimed a machine that was destroyed", id)
 			}
+		}
+	})
+}
+
+// wandering is a store that answers now and then from another cluster, and notices, as package etcd does.
+type wandering struct {
+	mu    sync.Mutex // guards what follows
+	is    *memory
+	moved chan struct{} // closed when it answers from another
+	was   map[*client]*memory
+}
+
+func (w *wandering) move(to *memory) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.is = to
+	close(w.moved)
+	w.moved = make(chan struct{})
+}
+
+// client is one host's Store of it.
+type client struct{ w *wandering }
+
+func (c *client) now() (*memory, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if was, ok := c.w.was[c]; ok && was != c.w.is {
+		return nil, fmt.Errorf("%w: %w: %w: another cluster", hwmap.ErrUnavailable, hwmap.ErrRestored, hwmap.ErrOtherStore)
+	}
+	c.w.was[c] = c.w.is
+	return c.w.is, nil
+}
+
+func (c *client) ID(ctx context.Context) (string, error) {
+	c.w.mu.Lock()
+	delete(c.w.was, c)
+	c.w.mu.Unlock()
+	s, _ := c.now()
+	return s.ID(ctx)
+}
+
+func (c *client) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, error) {
+	s, err := c.now()
+	if err != nil {
+		return nil, err
+	}
+	return s.Get(ctx, keys...)
+}
+
+func (c *client) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwmap.Revision, error) {
+	s, err := c.now()
+	if err != nil {
+		return nil, 0, err
+	}
+	return s.List(ctx, prefix)
+}
+
+func (c *client) Commit(ctx context.Context, t hwmap.Txn) (hwmap.Revision, error) {
+	s, err := c.now()
+	if err != nil {
+		return 0, err
+	}
+	return s.Commit(ctx, t)
+}
+
+func (c *client) Watch(ctx context.Context, prefix hwmap.Key, after hwmap.Revision, f func(hwmap.Batch) error) error {
+	s, err := c.now()
+	if err != nil {
+		return err
+	}
+	c.w.mu.Lock()
+	moved := c.w.moved
+	c.w.mu.Unlock()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-moved:
+			stop()
+		case <-watching.Done():
+		}
+	}()
+	err = s.Watch(watching, prefix, after, f)
+	if ctx.Err() == nil && watching.Err() != nil {
+		err = fmt.Errorf("%w: connection lost", hwmap.ErrUnavailable)
+	}
+	return err
+}
+
+func (c *client) Hold(ctx context.Context, key hwmap.Key, value []byte, ttl time.Duration) error {
+	s, err := c.now()
+	if err != nil {
+		return err
+	}
+	return s.Hold(ctx, key, value, ttl)
+}
+
+func (c *client) Close() error { return nil }
+
+// "Bring the right one back" is the remedy that is told.
+func TestTheRightStoreIsBelievedWhenItComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		right := newMemory()
+		w := &wandering{is: right, moved: make(chan struct{}), was: make(map[*client]*memory)}
+		f := newFleetOn(t, &client{w}, 2)
+		f.create(1, "one")
+		f.settled()
+		w.move(newMemory())
+		f.create(1, "two") // whose truth the store is told of: so it is asked
+		f.settled()
+		if f.on(1).Status().StoreSuspect == "" {
+			t.Error("another store is believed")
+		}
+		w.move(right)
+		f.settled()
+		for id := range f.servers {
+			if reason := f.on(id).Status().StoreSuspect; reason != "" {
+				t.Errorf("host %d: the right store has come back, and is suspect because %s", id, reason)
+			}
+		}
+	})
+}
+
+// A record that has gone frees nothing, whoever the home is.
+func TestALostRecordFreesNoIDOfABlockThatWasHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		id := f.create(1, "one").ID
+		f.migrate("one", 1, 2)
+		_, err := f.on(3).Cordon(t.Context(), 1)
+		f.must(err)
+		f.settled()
+		_, err = f.on(1).HandOver(t.Context(), 3)
+		f.must(err)
+		f.settled()
+		f.servers[2].kill() // its machines run on
+		_, err = f.store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: hwmap.Key(fmt.Sprintf("map/machines/%d", id.Machine))}}})
+		f.must(err)
+		time.Sleep(3 * time.Hour)
+		for i := range 2 * addr.BlockSize {
+			v, err := f.on(3).Create(t.Context(), fmt.Sprintf("new-%d", i), 7)
+			f.must(err)
+			synctest.Wait()
+			if v.ID == id {
+				t.Fatalf("%s is issued to %q, and machine one of host 2 has it", id, v.Name)
+			}
+		}
+	})
+}
+
+// What one host finds out, and what an operator says of it, all hear, also those that have nothing against the store.
+func TestHostsThatFollowHearThatTheStoreIsSuspectAndAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		f.create(1, "one")
+		f.settled()
+		e, err := f.store.Get(t.Context(), "meta")
+		f.must(err)
+		suspect := strings.TrimSuffix(string(e[0].Value), "}") + `,"suspect":"host 9 says so"}`
+		_, err = f.store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: "meta", Value: []byte(suspect)}}})
+		f.must(err)
+		f.settled()
+		for id := range f.servers {
+			if f.on(id).Status().StoreSuspect == "" {
+				t.Errorf("host %d has not heard that the store is suspect", id)
+			}
+		}
+		f.must(f.call(1, acceptStore))
+		f.settled()
+		for id := range f.servers {
+			if s := f.on(id).Status(); s.StoreSuspect != "" || len(s.Pending) > 0 {
+				t.Errorf("host %d, after the store was accepted: suspect because %q, hosts %v are waited for", id, s.StoreSuspect, s.Pending)
+			}
+		}
+		if err := f.call(1, begin("one", 2)); err != nil {
+			t.Errorf("begin: %v", err)
 		}
 	})
 }

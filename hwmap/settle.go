@@ -127,7 +127,6 @@ func (m *Map) settleHeld(ctx context.Context, number addr.Machine) error {
 		if r := s.record; r != nil && r.Destroyed {
 			return m.quarantine(ctx, l, max(l.Epoch, r.Epoch))
 		}
-		return m.settleGone(ctx, l, s)
 	case Quarantined:
 		if err := m.disputed(l, s.record); err != nil && !s.record.Destroyed {
 			m.Logger.Error("the id in quarantine is in use; it is not freed", "machine", s.record.Name, "error", err)
@@ -141,21 +140,6 @@ func (m *Map) settleHeld(ctx context.Context, number addr.Machine) error {
 		}
 	}
 	return nil
-}
-
-// settleGone gives up a machine of which there is no record, and was none when this host was given its block: each machine that
-// there was then had one. It was destroyed before, and this host, which was on its way, has only now come to an end with it. Of a block
-// that this host leased itself, or adopted, a missing record says nothing.
-func (m *Map) settleGone(ctx context.Context, l Local, s stored) error {
-	b, err := optional[Block](s.block)
-	if err != nil || b == nil || s.record != nil {
-		return err
-	}
-	if b.Home != m.Self.ID || b.Epoch <= firstEpoch || b.AdoptedFrom != 0 || l.Epoch > b.EpochFloor {
-		return nil
-	}
-	m.Logger.Info("machine was destroyed before its block came here", "machine", l.Name, "block", b.Block)
-	return m.quarantine(ctx, l, l.Epoch)
 }
 
 // settleHere acts on the record of a machine that is on this host and going nowhere.

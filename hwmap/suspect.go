@@ -270,10 +270,7 @@ func (m *Map) freezeOwn(ctx context.Context) (frozen []addr.Block, err error) {
 				return frozen, fmt.Errorf("freeze block %d: %w", b.Block, err)
 			}
 			// The watch brings it too; this host is to know at once.
-			m.mu.Lock()
-			err = m.apply([]Entry{{Key: e.Key, Value: encode(b), ModRevision: revision}})
-			m.mu.Unlock()
-			if err != nil {
+			if err := m.applyWritten(ctx, []Entry{{Key: e.Key, Value: encode(b), ModRevision: revision}}); err != nil {
 				return frozen, err
 			}
 		}

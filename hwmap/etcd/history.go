@@ -39,7 +39,7 @@ func (h *history) note(sent point, answer *pb.ResponseHeader) error {
 	switch {
 	case h.broken != nil:
 	case h.seen.cluster != 0 && got.cluster != h.seen.cluster:
-		h.broken = fmt.Errorf("%w: the etcd cluster is %016x, was %016x", hwmap.ErrRestored, got.cluster, h.seen.cluster)
+		h.broken = fmt.Errorf("%w: %w: the etcd cluster is %016x, was %016x", hwmap.ErrRestored, hwmap.ErrOtherStore, got.cluster, h.seen.cluster)
 	case got.revision < sent.revision && sent.cluster == got.cluster:
 		h.broken = fmt.Errorf("%w: etcd is at revision %d, was at %d", hwmap.ErrRestored, got.revision, sent.revision)
 	default:
