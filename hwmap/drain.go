@@ -85,7 +85,7 @@ func (d *drain) findTargets(ctx context.Context, o DrainOptions) error {
 			d.load[id] = 0
 		}
 	}
-	for _, r := range m.fleet.machines {
+	for _, r := range m.fleet.machines.all() {
 		if _, ok := d.load[r.Host]; ok && !r.Destroyed {
 			d.load[r.Host]++
 		}

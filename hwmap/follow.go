@@ -1,7 +1,6 @@
 package hwmap
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -138,7 +137,7 @@ func (m *Map) unrecorded() []addr.Machine {
 	defer m.mu.Unlock()
 	var numbers []addr.Machine
 	for number, l := range m.local {
-		_, recorded := m.fleet.machines[number]
+		_, recorded := m.fleet.machines.get(number)
 		atHome := m.fleet.blocks[number.Block()].Home == m.Self.ID && (l.State == Here || l.State == Quarantined || l.State == Free)
 		if !recorded && !atHome {
 			numbers = append(numbers, number)
@@ -320,10 +319,8 @@ func (m *Map) applyBlock(e Entry) error {
 		return errs[0]
 	}
 	// Who counts as moved depends on the home.
-	for number, r := range m.fleet.machines {
-		if number.Block() == block {
-			errs = append(errs, m.routeTo(number, &r, r.Epoch))
-		}
+	for number, r := range m.fleet.machines.ofBlock(block) {
+		errs = append(errs, m.routeTo(number, &r, r.Epoch))
 	}
 	err = errors.Join(errs...)
 	if delete(m.fleet.unrouted, block); err != nil {
@@ -342,7 +339,7 @@ func (m *Map) applyMachine(e Entry) error {
 		return err
 	}
 	number := addr.Machine(n)
-	before := m.fleet.machines[number]
+	before, _ := m.fleet.machines.get(number)
 	m.fleet.putMachine(number, now)
 	_, known := m.local[number]
 	if known || now != nil && m.fleet.blocks[number.Block()].Home == m.Self.ID {
@@ -388,20 +385,25 @@ func (m *Map) routeTo(number addr.Machine, r *Machine, epoch uint64) error {
 	if !m.leads(r, m.fleet.blocks[number.Block()].Home) {
 		return m.Datapath.DeleteMoved(m.id(number), epoch)
 	}
-	e := nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch}
-	if m.fleet.restored != nil {
-		m.fleet.restored[number.Block()] = append(m.fleet.restored[number.Block()], e)
-		return nil
+	if m.fleet.restoring {
+		return nil // putRestored does it
 	}
-	return m.Datapath.PutMoved(e)
+	return m.Datapath.PutMoved(nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch})
 }
 
 // putRestored puts the `moved` entries that restoring has come to: a million, one by one, would take seconds. The caller
 // holds mu.
 func (m *Map) putRestored() error {
 	var t troubles
-	for _, entries := range m.fleet.restored {
-		slices.SortFunc(entries, func(a, b nat.Moved) int { return cmp.Compare(a.ID.Machine, b.ID.Machine) })
+	var entries []nat.Moved
+	for block, records := range m.fleet.machines.blocks() {
+		home := m.fleet.blocks[block].Home
+		entries = entries[:0]
+		for number, r := range records {
+			if m.leads(&r, home) {
+				entries = append(entries, nat.Moved{ID: m.id(number), Host: r.Host, Epoch: r.Epoch})
+			}
+		}
 		if m.Datapath.PutMoved(entries...) == nil {
 			continue
 		}
@@ -431,7 +433,7 @@ func (m *Map) dropStrays() error {
 	}
 	errs := []error{m.dropStrayDead()}
 	for _, e := range moved {
-		if r, ok := m.fleet.machines[e.ID.Machine]; !ok || e.ID.Cell != m.Cell || r.Destroyed {
+		if r, ok := m.fleet.machines.get(e.ID.Machine); !ok || e.ID.Cell != m.Cell || r.Destroyed {
 			m.Logger.Info("stray moved entry deleted", "machine", e.ID, "host", e.Host)
 			errs = append(errs, m.Datapath.DeleteMoved(e.ID, e.Epoch))
 		}
@@ -483,23 +485,21 @@ func (m *Map) restoreCache(ctx context.Context) error {
 		}
 		m.fleet.revision = Revision(n)
 	}
-	m.fleet.restoring = true
 	if at[1].Value != nil {
 		if m.fleet.known, err = decode[KnownStore](at[1]); err != nil {
 			return err
 		}
 	}
-	m.fleet.machines = make(map[addr.Machine]Machine, len(entries))
-	m.fleet.restored = make(map[addr.Block][]nat.Moved)
 	if at[2].Value != nil {
 		if m.fleet.heard, err = decode[time.Time](at[2]); err != nil {
 			return err
 		}
 	}
+	m.fleet.machines = machineRecords{}
+	m.fleet.restoring = true
 	err = m.apply(entries)
-	err = errors.Join(err, m.putRestored())
-	m.fleet.restored = nil
 	m.fleet.restoring = false
+	err = errors.Join(err, m.putRestored())
 	m.fleet.stateAt = 0 // the entries' revisions are the cache's
 	return err
 }

@@ -209,7 +209,7 @@ func (m *Map) machinesOf(r *readings) []addr.Machine {
 	for number := range m.local {
 		all = append(all, number)
 	}
-	known := len(m.fleet.machines)
+	known := m.fleet.machines.len()
 	m.mu.Unlock()
 	all = append(all, m.onlyInView(r, known)...)
 	slices.Sort(all)
@@ -230,7 +230,7 @@ func (m *Map) onlyInView(r *readings, known int) (all []addr.Machine) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for number := range m.fleet.machines {
+	for number := range m.fleet.machines.all() {
 		if _, ok := r.records[machineKey(number)]; !ok {
 			all = append(all, number)
 		}
@@ -263,7 +263,7 @@ func (m *Map) fillFromMemory(l *layers, number addr.Machine) {
 	if local, ok := m.local[number]; ok {
 		l.memory = &local
 	}
-	if r, ok := m.fleet.machines[number]; ok {
+	if r, ok := m.fleet.machines.get(number); ok {
 		l.view = &r
 	}
 	if b, ok := m.fleet.blocks[number.Block()]; ok {

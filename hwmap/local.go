@@ -297,7 +297,7 @@ func (m *Map) lockNamed(ctx context.Context, name string) (Local, func(), error)
 // elsewhere returns the record of the machine of that name that the fleet's map has on another host. The caller holds mu.
 func (m *Map) elsewhere(name string) (Machine, bool) {
 	for _, number := range m.fleet.named(name) {
-		if r := m.fleet.machines[number]; !r.Destroyed && r.Host != m.Self.ID {
+		if r, _ := m.fleet.machines.get(number); !r.Destroyed && r.Host != m.Self.ID {
 			return r, true
 		}
 	}

@@ -120,7 +120,7 @@ func (m *Map) allocate() (Local, error) {
 		}
 		l, known := m.local[number]
 		last := max(l.Epoch, m.fleet.blocks[number.Block()].EpochFloor)
-		r, recorded := m.fleet.machines[number]
+		r, recorded := m.fleet.machines.get(number)
 		if recorded && !known {
 			continue // it came late, and is about to be taken in
 		}
@@ -244,7 +244,7 @@ func (m *Map) Machines() ([]MachineView, error) {
 			all = append(all, l)
 		}
 	}
-	for number, r := range m.fleet.machines {
+	for number, r := range m.fleet.machines.all() {
 		if l, ok := m.local[number]; !r.Destroyed && (!ok || l.State == Issued) {
 			all = append(all, remote(r))
 		}
@@ -286,7 +286,7 @@ func (m *Map) NameOf(id addr.ID) (string, bool) {
 	if l, ok := m.local[id.Machine]; ok && l.holdsName() {
 		return l.Name, true
 	}
-	r, ok := m.fleet.machines[id.Machine]
+	r, ok := m.fleet.machines.get(id.Machine)
 	return r.Name, ok && !r.Destroyed
 }
 

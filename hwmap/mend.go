@@ -177,7 +177,7 @@ func (a Audit) mendMoved(number addr.Machine) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r, recorded := a.fleet.machines[number]
+	r, recorded := a.fleet.machines.get(number)
 	for _, e := range all {
 		if e.ID.Machine == number && (!recorded || e.Epoch > r.Epoch || !a.leads(&r, a.fleet.blocks[number.Block()].Home)) {
 			if err := a.Datapath.DeleteMoved(e.ID, e.Epoch); err != nil {
@@ -258,22 +258,25 @@ func (a Audit) viewed(key Key) []byte {
 // viewedHeld is the record of a key as the view has it. The caller holds mu.
 func (a Audit) viewedHeld(key Key) []byte {
 	if n, err := key.number(machinesPrefix); err == nil {
-		return viewedIn(a.fleet.machines, addr.Machine(n))
+		return viewed(a.fleet.machines.get(addr.Machine(n)))
 	}
 	if n, err := key.number(blocksPrefix); err == nil {
-		return viewedIn(a.fleet.blocks, addr.Block(n))
+		b, ok := a.fleet.blocks[addr.Block(n)]
+		return viewed(b, ok)
 	}
 	if n, err := key.number(hostsPrefix); err == nil {
-		return viewedIn(a.fleet.hosts, addr.Host(n))
+		h, ok := a.fleet.hosts[addr.Host(n)]
+		return viewed(h, ok)
 	}
 	return nil
 }
 
-func viewedIn[K comparable, V any](all map[K]V, k K) []byte {
-	if v, ok := all[k]; ok {
-		return encode(v)
+// viewed encodes a record of the view; without one: nil.
+func viewed(record any, ok bool) []byte {
+	if !ok {
+		return nil
 	}
-	return nil
+	return encode(record)
 }
 
 // deleteApplied deletes the key of a host that has gone: that key alone, and only as it was reported.

@@ -82,7 +82,7 @@ func (m *Map) missing(listing []Entry) (missing []Entry) {
 		}
 	}
 	machines := make(map[Key]Machine)
-	for number, r := range m.fleet.machines {
+	for number, r := range m.fleet.machines.all() {
 		machines[machineKey(number)] = r
 	}
 	for number, l := range m.local {

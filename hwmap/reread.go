@@ -92,7 +92,7 @@ func (m *Map) heedHints(ctx context.Context) error {
 // Errors: ErrUnavailable, those of Datapath and of the cache.
 func (m *Map) reread(ctx context.Context, number addr.Machine) error {
 	m.mu.Lock()
-	before, existed := m.fleet.machines[number]
+	before, existed := m.fleet.machines.get(number)
 	m.mu.Unlock()
 	// The block too: a machine without a record is at its home.
 	read, err := m.Fleet.Get(ctx, machineKey(number), blockKey(number.Block()))
@@ -101,7 +101,7 @@ func (m *Map) reread(ctx context.Context, number addr.Machine) error {
 	}
 	m.hintsHeeded.Add(1)
 	m.mu.Lock()
-	now, exists := m.fleet.machines[number]
+	now, exists := m.fleet.machines.get(number)
 	news := slices.DeleteFunc(read, func(e Entry) bool {
 		if e.Value != nil {
 			return e.ModRevision <= max(m.fleet.revision, m.fleet.ahead[e.Key])
@@ -128,7 +128,7 @@ func (m *Map) applyAhead(number addr.Machine, news []Entry) error {
 			m.fleet.ahead[e.Key] = e.ModRevision
 		}
 	}
-	if now, exists := m.fleet.machines[number]; exists {
+	if now, exists := m.fleet.machines.get(number); exists {
 		return m.routeTo(number, &now, now.Epoch)
 	}
 	return nil

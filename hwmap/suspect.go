@@ -157,7 +157,7 @@ func (m *Map) trustedLocked() error {
 // newer reports whether the fleet's map has the machine on another host since after l. The truth is suspect: then its word
 // does not bring back what has left. The caller holds mu.
 func (m *Map) newer(l Local) bool {
-	r, ok := m.fleet.machines[l.Machine]
+	r, ok := m.fleet.machines.get(l.Machine)
 	return ok && r.Epoch > l.Epoch && r.Host != m.Self.ID
 }
 

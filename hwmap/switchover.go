@@ -78,7 +78,7 @@ func (m *Map) switchoverHeld(ctx context.Context, l Local) (Outcome, uint64, err
 func (m *Map) hasRecord(l Local) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r, ok := m.fleet.machines[l.Machine]
+	r, ok := m.fleet.machines.get(l.Machine)
 	return ok && r.Epoch == l.Epoch
 }
 

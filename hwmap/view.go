@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"ip6d/addr"
-	"ip6d/nat"
 )
 
 // fleetView is the fleet's map as this host last saw it, in memory.
@@ -15,7 +14,7 @@ type fleetView struct {
 	revision Revision // of the store
 	hosts    map[addr.Host]Host
 	blocks   map[addr.Block]Block
-	machines map[addr.Machine]Machine
+	machines machineRecords
 	names    map[string][]addr.Machine // of machines; nil until somebody asks
 
 	stateAt Revision // of the record that this host's own state is of; 0: not known
@@ -25,8 +24,7 @@ type fleetView struct {
 
 	ahead map[Key]Revision // of records that were read upon a hint or written, while it is above revision
 
-	restoring bool                       // what is being applied is the cache's
-	restored  map[addr.Block][]nat.Moved // entries that come of it, to be put together; nil while nothing is restored
+	restoring bool // what is being applied is the cache's; `moved` entries that come of it are put together, afterwards
 
 	id      string      // of the store that answers
 	known   KnownStore  // what is remembered of it
@@ -45,7 +43,6 @@ func newFleetView() fleetView {
 	return fleetView{
 		hosts:    make(map[addr.Host]Host),
 		blocks:   make(map[addr.Block]Block),
-		machines: make(map[addr.Machine]Machine),
 		lost:     make(map[addr.Block]struct{}),
 		unrouted: make(map[addr.Block]struct{}),
 		ahead:    make(map[Key]Revision),
@@ -55,7 +52,7 @@ func newFleetView() fleetView {
 // putMachine takes a machine's record in, or that it has gone: nil.
 func (v *fleetView) putMachine(number addr.Machine, r *Machine) {
 	if v.names != nil {
-		before, existed := v.machines[number]
+		before, existed := v.machines.get(number)
 		if existed && (r == nil || r.Name != before.Name) {
 			left := slices.DeleteFunc(v.names[before.Name], func(n addr.Machine) bool { return n == number })
 			if put(v.names, before.Name, &left); len(left) == 0 {
@@ -66,14 +63,14 @@ func (v *fleetView) putMachine(number addr.Machine, r *Machine) {
 			v.names[r.Name] = append(v.names[r.Name], number)
 		}
 	}
-	put(v.machines, number, r)
+	v.machines.put(number, r)
 }
 
 // named returns the machines that have a record with that name.
 func (v *fleetView) named(name string) []addr.Machine {
 	if v.names == nil {
-		v.names = make(map[string][]addr.Machine, len(v.machines))
-		for number, r := range v.machines {
+		v.names = make(map[string][]addr.Machine, v.machines.len())
+		for number, r := range v.machines.all() {
 			v.names[r.Name] = append(v.names[r.Name], number)
 		}
 	}
@@ -82,8 +79,8 @@ func (v *fleetView) named(name string) []addr.Machine {
 
 // where returns the host that the fleet's map says the machine is on: its own record, else its block's home.
 func (v *fleetView) where(m addr.Machine) (addr.Host, bool) {
-	if r, ok := v.machines[m]; ok {
-		return r.Host, true
+	if h, ok := v.machines.host(m); ok {
+		return h, true
 	}
 	b, ok := v.blocks[m.Block()]
 	return b.Home, ok
@@ -98,7 +95,7 @@ func (v *fleetView) keys() []Key {
 	for b := range v.blocks {
 		keys = append(keys, blockKey(b))
 	}
-	for m := range v.machines {
+	for m := range v.machines.all() {
 		keys = append(keys, machineKey(m))
 	}
 	return keys
@@ -144,7 +141,7 @@ func (m *Map) hostOf(l Local) (addr.Host, bool) {
 	case Incoming:
 		return l.Peer, true
 	case Away:
-		if r := m.fleet.machines[l.Machine]; r.Epoch > l.Epoch {
+		if r, _ := m.fleet.machines.get(l.Machine); r.Epoch > l.Epoch {
 			return r.Host, true
 		}
 		return l.Peer, true
