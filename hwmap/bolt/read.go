@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -42,7 +43,8 @@ func (s *Store) Get(ctx context.Context, keys ...hwmap.Key) ([]hwmap.Entry, erro
 func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwmap.Revision, error) {
 	defer s.timed("list")()
 	var (
-		entries  []hwmap.Entry
+		chunks   [][]hwmap.Entry // one slice that grows to a million would be copied many times
+		chunk    []hwmap.Entry
 		revision hwmap.Revision
 	)
 	err := s.read(ctx, func(tx *bbolt.Tx) error {
@@ -57,14 +59,18 @@ func (s *Store) List(ctx context.Context, prefix hwmap.Key) ([]hwmap.Entry, hwma
 			if err != nil {
 				return err
 			}
-			entries = append(entries, e)
+			if len(chunk) == cap(chunk) {
+				chunks = append(chunks, chunk)
+				chunk = make([]hwmap.Entry, 0, min(max(16, 2*cap(chunk)), 8192))
+			}
+			chunk = append(chunk, e)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, 0, err
 	}
-	return entries, revision, nil
+	return slices.Concat(append(chunks, chunk)...), revision, nil
 }
 
 // entry copies: what bbolt returns is gone with its transaction.
