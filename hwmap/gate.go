@@ -35,6 +35,13 @@ func (g *gate) set(why error) {
 	g.why = why
 }
 
+// joined reports whether the host has joined since its start, and was not refused since.
+func (g *gate) joined() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.why == nil
+}
+
 // distrust closes the gate for reading, too: what a store says that was restored is of no use.
 func (g *gate) distrust(why error) {
 	g.mu.Lock()

@@ -13,9 +13,9 @@ const republishAtOnce = 64
 
 // republish writes into a store that was restored all that this host knows and the store does not: what it has of others it
 // had from the store before. A higher epoch always wins, so that it matters neither who writes first nor how old it is what
-// somebody knows; a record that was deleted since is deleted again by its owner or its home.
+// somebody knows; a record that was deleted since is deleted again by its owner or its home. Records of hosts have no epoch:
+// each joins again by itself, see also republishHosts.
 func (m *Map) republish(ctx context.Context) error {
-	m.republishHosts(ctx)
 	for {
 		entries, _, err := m.Fleet.List(ctx, mapPrefix)
 		if err != nil {
@@ -40,18 +40,22 @@ func (m *Map) republish(ctx context.Context) error {
 	}
 }
 
-// republishHosts does it for the records of other hosts, as far as this one may: where the store's access control keeps it from
-// that, an operator's daemon does it, or they do themselves.
+// republishHosts writes into a store that is about to be accepted the records of hosts that it has lost, as far as this host
+// may: where the store's access control keeps it from that, they do it themselves. Only the daemon that an operator speaks to
+// does so: one that was away for long would bring back a host that was removed meanwhile, and for that all would wait.
 func (m *Map) republishHosts(ctx context.Context) {
+	joined := m.gate.joined()
 	m.mu.Lock()
-	others := maps.Clone(m.fleet.hosts)
+	hosts := maps.Clone(m.fleet.hosts)
+	if !joined || m.state == Removing || m.state == Dead {
+		delete(hosts, m.Self.ID) // joining decides
+	}
 	m.mu.Unlock()
-	delete(others, m.Self.ID) // joining has written it
-	for id, h := range others {
+	for id, h := range hosts {
 		k := hostKey(id)
-		_, err := m.Fleet.Commit(ctx, Txn{If: []Condition{{Key: k}}, Then: []Write{{Key: k, Value: encode(h)}}})
+		_, err := m.gate.Store.Commit(ctx, Txn{If: []Condition{{Key: k}}, Then: []Write{{Key: k, Value: encode(h)}}})
 		if err != nil && !errors.Is(err, ErrConflict) { // else it is there
-			m.Logger.Warn("record of another host not published again", "host", id, "error", err)
+			m.Logger.Warn("record of a host not published again", "host", id, "error", err)
 		}
 	}
 }

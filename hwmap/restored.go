@@ -231,6 +231,8 @@ func (m *Map) AcceptStore(ctx context.Context) (generation uint64, err error) {
 			return 0, err
 		}
 	}
+	// Before anybody believes the store: every host is to know whom it waits for.
+	m.republishHosts(ctx)
 	meta.Store, meta.Suspect, meta.Generation = id, "", max(meta.Generation, m.knownStore().Generation)+1
 	_, err = m.gate.Store.Commit(ctx, Txn{
 		If:   []Condition{{Key: metaKey, ModRevision: e[0].ModRevision}},

@@ -332,3 +332,41 @@ func TestHostsThatFollowHearThatTheStoreIsSuspectAndAccepted(t *testing.T) {
 		}
 	})
 }
+
+// What a host remembers of another one that was removed while it was away is no reason to bring that back.
+func TestAHostThatWasAwayDoesNotBringARemovedHostBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		f.create(1, "one")
+		f.settled()
+		f.servers[2].kill()
+		_, err := f.on(1).Cordon(t.Context(), 3)
+		f.must(err)
+		f.settled()
+		_, err = f.on(3).HandOver(t.Context(), 1)
+		f.must(err)
+		f.must(f.on(1).Remove(t.Context(), 3))
+		f.servers[3].kill()
+		f.settled()
+		backup := f.memory.copied()
+		f.fill(1, "filling-")
+		f.settled()
+		f.memory.restore(backup, "another", 0)
+		f.settled()
+		f.must(f.call(1, acceptStore))
+		f.settled()
+		f.servers[2].start()
+		f.settled()
+		e, err := f.store.Get(t.Context(), "map/hosts/3")
+		f.must(err)
+		if e[0].Value != nil {
+			t.Errorf("the host that was removed is back: %s", e[0].Value)
+		}
+		f.servers[1].kill()
+		f.servers[1].start()
+		f.settled()
+		if pending := f.on(1).Status().Pending; len(pending) > 0 {
+			t.Errorf("hosts %v are waited for", pending)
+		}
+	})
+}
