@@ -48,7 +48,7 @@ func (m *Map) catchUp(ctx context.Context) (Revision, error) {
 func (m *Map) join(ctx context.Context) error {
 	o := m.Options
 	o.Fleet = m.gate.Store // past the gate, which this is to open
-	record, err := o.claim(ctx, m.mayRejoin)
+	record, err := o.claim(ctx, m.mayRejoin, false)
 	switch {
 	case err == nil:
 		if err := m.heedOwn(ctx, record); err != nil {
@@ -68,28 +68,30 @@ func (m *Map) join(ctx context.Context) error {
 }
 
 // Join makes a host a member of the fleet, also one that was removed: its id is claimed with its identity in the store
-// that is o.Fleet; of o, only Plan, Cell and Self count besides. A host that is a member stays what it is. Its record is
+// that is o.Fleet; of o, only Plan, Cell and Self count besides. A host that is a member stays what it is. isNew: the server
+// has no database yet, and so nothing that others would have to wait for after the store was accepted. The host's record is
 // returned. Errors: ErrDisagree, ErrClaimed, ErrUnavailable, ErrInDoubt (try again).
-func Join(ctx context.Context, o Options) (Host, error) {
+func Join(ctx context.Context, o Options, isNew bool) (Host, error) {
 	return o.claim(ctx, func(_ context.Context, record *Host) error {
 		record.State = Joined
 		return nil
-	})
+	}, isNew)
 }
 
-// claim claims the host's id. unlisted completes the record of a host that has none, or says why it may have none.
-func (o Options) claim(ctx context.Context, unlisted func(context.Context, *Host) error) (Host, error) {
+// claim claims the host's id. unlisted completes the record of a host that has none, or says why it may have none. isNew: it
+// then says in the host's name that it has nothing to publish.
+func (o Options) claim(ctx context.Context, unlisted func(context.Context, *Host) error, isNew bool) (Host, error) {
 	for {
-		h, err := o.claimOnce(ctx, unlisted)
+		h, err := o.claimOnce(ctx, unlisted, isNew)
 		if !errors.Is(err, ErrConflict) { // another host joined at the same time, or an operator had his say
 			return h, err
 		}
 	}
 }
 
-func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *Host) error) (Host, error) {
+func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *Host) error, isNew bool) (Host, error) {
 	self := hostKey(o.Self.ID)
-	e, err := o.Fleet.Get(ctx, metaKey, self)
+	e, err := o.Fleet.Get(ctx, metaKey, self, witnessKey(o.Self.ID))
 	if err != nil {
 		return Host{}, fmt.Errorf("join the fleet: %w", err)
 	}
@@ -126,6 +128,10 @@ func (o Options) claimOnce(ctx context.Context, unlisted func(context.Context, *
 		record.State, record.Fenced = claimed.State, claimed.Fenced
 	} else if err := unlisted(ctx, &record); err != nil {
 		return Host{}, err
+	} else if isNew && e[2].Value == nil {
+		// It names no database: to the one that the daemon makes when it starts, it says nothing.
+		t.If = append(t.If, e[2].unchanged())
+		t.Then = append(t.Then, Write{Key: e[2].Key, Value: encode(StoreWitness{Generation: meta.Generation})})
 	}
 	if value := encode(record); !bytes.Equal(value, e[1].Value) {
 		t.Then = append(t.Then, Write{Key: self, Value: value})

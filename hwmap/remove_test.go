@@ -56,7 +56,7 @@ func (f *fleet) emptied(host, to addr.Host) {
 // join does what `ip6d host join` does on that server.
 func (f *fleet) join(host addr.Host) error {
 	o, _ := f.servers[host].options()
-	_, err := hwmap.Join(f.t.Context(), o)
+	_, err := hwmap.Join(f.t.Context(), o, false)
 	return err
 }
 

@@ -370,3 +370,29 @@ func TestAHostThatWasAwayDoesNotBringARemovedHostBack(t *testing.T) {
 		}
 	})
 }
+
+// A host can be joined before it is set up: it has nothing that it could publish again.
+func TestAHostThatWasJoinedAndNeverStartedIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		f.create(1, "one")
+		f.accepted()
+		o, _ := f.add(3).options()
+		_, err := hwmap.Join(t.Context(), o, true)
+		f.must(err)
+		f.servers[1].kill() // or its watch breaks
+		f.servers[1].start()
+		f.settled()
+		if pending := f.on(1).Status().Pending; len(pending) > 0 {
+			t.Errorf("hosts %v are waited for", pending)
+		}
+		f.must(f.call(1, begin("one", 2)))
+		f.servers[3].start()
+		f.settled()
+		f.create(3, "two")
+		f.settled()
+		if reason := f.on(3).Status().DatabaseSuspect; reason != "" {
+			t.Errorf("the database of its first start is suspect: %s", reason)
+		}
+	})
+}

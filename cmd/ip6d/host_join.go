@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -77,7 +80,8 @@ func joinFleet(ctx context.Context, c config.Config, log *slog.Logger) (_ hwmap.
 	}
 	defer func() { err = errors.Join(err, fleet.Close()) }()
 	o.Fleet = fleet
-	h, err := hwmap.Join(ctx, o)
+	_, missing := os.Stat(filepath.Join(c.StateDir, truth))
+	h, err := hwmap.Join(ctx, o, errors.Is(missing, fs.ErrNotExist))
 	if errors.Is(err, hwmap.ErrUnavailable) {
 		err = fmt.Errorf("%w; check store.endpoints %v", err, c.Endpoints)
 	}

@@ -17,10 +17,12 @@ import (
 	"ip6d/hwmap/witness"
 )
 
+// The databases in the state directory: this host's own, and the fleet's map as last seen.
+const truth, cache = "host.db", "map.db"
+
 // openStores opens the databases and the fleet's store. On the first start of a host the store must answer before
 // anything is made.
 func (d *daemon) openStores(ctx context.Context) error {
-	const truth, cache = "host.db", "map.db"
 	d.operations = newOperations(d.config.Slow, d.log)
 	if !d.config.Standalone() {
 		fleet, err := d.openFleet(ctx)
