@@ -18,7 +18,8 @@ import (
 // follow keeps the kernel's maps and the cache as the fleet's map says: it lists, then watches from there. Whenever the
 // watch breaks it lists again and applies the difference; the kernel's maps are never flushed.
 func (m *Map) follow(ctx context.Context) error {
-	var trouble backoff
+	var trouble, behind backoff
+	compacted := false // the last time
 	for {
 		revision, err := m.catchUp(ctx)
 		if err == nil {
@@ -27,7 +28,12 @@ func (m *Map) follow(ctx context.Context) error {
 			}
 			trouble.over()
 			m.setFollowing(true, nil)
+			began := time.Now()
 			err = m.watchFleet(ctx, revision)
+			if time.Since(began) > maxRetryPause {
+				compacted = false // it was followed until now
+				behind.over()
+			}
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -37,10 +43,19 @@ func (m *Map) follow(ctx context.Context) error {
 		if lost {
 			m.writeHeard(ctx)
 		}
-		if errors.Is(err, ErrCompacted) {
+		again := compacted
+		if compacted = errors.Is(err, ErrCompacted); compacted {
 			m.Logger.Info("listing the fleet's map anew", "reason", err)
+			if !again {
+				continue
+			}
+			// The store compacts faster than this host lists, and each listing is a burden for it.
+			if err := behind.pauseOr(ctx, m.followWanted); err != nil {
+				return err
+			}
 			continue
 		}
+		behind.over()
 		if errors.Is(err, errMeta) {
 			m.Logger.Info("judging the fleet's store anew", "reason", err)
 			if err := pause(ctx, retryPause); err != nil { // not all hosts at once

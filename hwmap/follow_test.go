@@ -1,8 +1,11 @@
 package hwmap_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,6 +72,43 @@ func TestACompactedWatchListsAnewAndGoesOn(t *testing.T) {
 		}
 		f.slow(nil)
 		f.check(map[string]addr.Host{"web1": 3})
+	})
+}
+
+// compacting is a store of which no revision can be watched that was listed.
+type compacting struct {
+	hwmap.Store
+	broken  *atomic.Bool
+	watches *atomic.Int64
+}
+
+func (s compacting) Watch(ctx context.Context, prefix hwmap.Key, after hwmap.Revision, f func(hwmap.Batch) error) error {
+	if prefix != "map/" || !s.broken.Load() {
+		return s.Store.Watch(ctx, prefix, after, f)
+	}
+	if s.watches.Add(1) > 1000 { // the time of a synctest bubble never comes to an end otherwise
+		<-ctx.Done()
+	}
+	return fmt.Errorf("%w: watch after %d", hwmap.ErrCompacted, after)
+}
+
+func TestAStoreThatCompactsFasterThanAHostListsIsNotListedWithoutAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		var watches atomic.Int64
+		f := newFleetOn(t, compacting{newMemory(), &broken, &watches}, 1)
+		f.create(1, "web1")
+		f.settled()
+		f.servers[1].kill()
+		broken.Store(true)
+		f.servers[1].start()
+		before := watches.Load()
+		time.Sleep(time.Minute)
+		if n := watches.Load() - before; n < 5 || n > 15 {
+			t.Errorf("listed %d times in a minute", n)
+		}
+		broken.Store(false)
+		f.check(map[string]addr.Host{"web1": 1})
 	})
 }
 
