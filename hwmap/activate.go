@@ -143,6 +143,8 @@ func (m *Map) Activate(ctx context.Context, number addr.Machine) error {
 	switch {
 	case l.State != Leaving && l.State != Switching:
 		return nil
+	case l.Silenced:
+		return m.silenced(l)
 	case !l.OnFirstPacket:
 		return fmt.Errorf("%w: the migration of machine %q waits for a switchover, not for a packet", ErrState, l.Name)
 	}

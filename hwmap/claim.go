@@ -51,6 +51,9 @@ func (m *Map) Claim(ctx context.Context, name string, network addr.Network, s ad
 	if known && now.holdsName() && (now.Name != name || now.Network != network) {
 		return MachineView{}, fmt.Errorf("%w: host %d has machine %d as %q of network %d", ErrState, m.Self.ID, s.Machine(), now.Name, now.Network)
 	}
+	if now.Silenced {
+		return MachineView{}, m.silenced(now)
+	}
 	switch now.State {
 	case Here: // repeated
 		return m.view(now)

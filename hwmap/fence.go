@@ -24,10 +24,11 @@ type fenceRecord struct {
 
 // fence is a fenceRecord in memory, and the order in which it changes.
 type fence struct {
-	changing keyedLocks[struct{}] // guards closed; who changes anything here holds it, across calls to stores
-	closed   bool                 // kernel and truth both say that it is fenced
-	wanted   chan struct{}        // asks for a look whether this host was revived; holds one wish
-	is       fenceRecord          // guarded by Map.mu
+	changing keyedLocks[struct{}]      // guards closed; who changes anything here holds it, across calls to stores
+	closed   bool                      // kernel and truth both say that it is fenced
+	wanted   chan struct{}             // asks for a look whether this host was revived; holds one wish
+	is       fenceRecord               // guarded by Map.mu
+	silenced map[addr.Machine]struct{} // the machines that are; guarded by Map.mu
 }
 
 func (f *fence) lock(ctx context.Context) (unlock func(), err error) {
@@ -294,16 +295,19 @@ func (m *Map) takeUpMachine(ctx context.Context, number addr.Machine, own Entry)
 	if !known {
 		return nil
 	}
-	if !l.isHere() {
-		return nil // nobody claims what this host does not own
+	if !l.isHere() || l.Silenced {
+		return nil // nobody claims what this host does not own; and what is silenced, settling looks at
 	}
 	s, err := m.read(ctx, number)
+	if errors.Is(err, errMalformed) {
+		return m.silenceUnresolved(ctx, l, err)
+	}
 	if err != nil {
 		return err
 	}
 	b, err := optional[Block](s.block)
-	if err != nil {
-		return err
+	if err != nil && s.record == nil {
+		return m.silenceUnresolved(ctx, l, err)
 	}
 	switch r := s.record; {
 	case r != nil && r.Epoch > l.Epoch && r.Host != m.Self.ID:
@@ -320,10 +324,10 @@ func (m *Map) takeUpUnrecorded(ctx context.Context, l Local, s stored, b *Block,
 	switch {
 	case b == nil:
 		// A record that has gone frees nothing: whoever is the home publishes it again.
-		if home, err := m.isHome(l.Machine); err != nil || home {
-			return err
+		if home, err := m.isHome(l.Machine); err == nil && home {
+			return nil
 		}
-		return fmt.Errorf("home of block %d: %w, and its record has gone from the store", l.Machine.Block(), ErrUnavailable)
+		return m.silenceUnresolved(ctx, l, fmt.Errorf("the record of block %d has gone from the store, and this host is not its home", l.Machine.Block()))
 	case b.Home == m.Self.ID: // nobody else can have issued the id
 		return nil
 	case b.AdoptedFrom != m.Self.ID:
@@ -337,6 +341,62 @@ func (m *Map) takeUpUnrecorded(ctx context.Context, l Local, s stored, b *Block,
 		Then: []Write{{Key: s.key.Key, Value: encode(r)}},
 	})
 	return err
+}
+
+// silenceUnresolved has a machine carry nothing of which the store does not tell whose it is, for that reason, so that the host's
+// other machines need not wait for it. Its ports and its entry go; what the truth knows of it stays.
+func (m *Map) silenceUnresolved(ctx context.Context, l Local, reason error) error {
+	m.Logger.Error("it is not known whether another host has the machine by now: it carries nothing until its record and its block's can be read",
+		"machine", l.Name, "error", reason,
+		"remedy", fmt.Sprintf("repair %s and %s in the store, then attach it again", machineKey(l.Machine), blockKey(l.Machine.Block())))
+	if err := m.silence(l); err != nil {
+		return err
+	}
+	l.Silenced, l.Port = true, nil
+	return m.record(ctx, l)
+}
+
+// silenced is the error of whoever wants to do something with a machine that is silenced.
+func (m *Map) silenced(l Local) error {
+	return fmt.Errorf("%w: machine %q carries nothing, for it is not known whether another host has it: repair %s and %s in the store",
+		ErrState, l.Name, machineKey(l.Machine), blockKey(l.Machine.Block()))
+}
+
+// settleSilenced looks again whose a machine is that was silenced, and of which the store has a record that can be read, or
+// none. It is here again only once the store says so: what was under way with it has lost then.
+func (m *Map) settleSilenced(ctx context.Context, l Local, s stored) error {
+	b, err := optional[Block](s.block)
+	r := s.record
+	if r == nil && (err != nil || b == nil) {
+		return nil // the block's record has it settled
+	}
+	switch {
+	case r != nil && r.Epoch > l.Epoch && r.Host != m.Self.ID:
+		m.Logger.Warn("the machine that was silenced is another host's", "machine", l.Name, "host", r.Host, "epoch", r.Epoch)
+		return m.giveUp(ctx, l, r.Epoch)
+	case r != nil && r.Destroyed && r.Epoch == l.Epoch && r.Host == m.Self.ID:
+		return m.end(ctx, l)
+	case r == nil && b.Home != m.Self.ID && b.AdoptedFrom != m.Self.ID:
+		m.Logger.Warn("the machine that was silenced is lost: its block was given to another host", "machine", l.Name, "block", b.Block, "home", b.Home)
+		return m.giveUp(ctx, l, l.Epoch)
+	}
+	if err := m.disputed(l, r); err != nil {
+		m.Logger.Error("another host owns a machine that this host has; detach it here", "machine", l.Name, "error", err)
+		return nil
+	}
+	_, err = m.Fleet.Commit(ctx, Txn{
+		If:   []Condition{s.unchanged(), s.block.unchanged(), s.self.unchanged()},
+		Then: []Write{{Key: s.key.Key, Value: encode(m.owned(l))}},
+	})
+	if err != nil {
+		return err
+	}
+	l = Local{Machine: l.Machine, Name: l.Name, Network: l.Network, Epoch: l.Epoch, State: Here}
+	if err := m.putEntry(l); err != nil {
+		return err
+	}
+	m.Logger.Warn("the machine that was silenced is this host's, and carries packets again", "machine", l.Name)
+	return m.record(ctx, l)
 }
 
 // isHere reports whether this host is the machine's owner, as far as it knows.

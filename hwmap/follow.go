@@ -319,6 +319,11 @@ func (m *Map) applyBlock(e Entry) error {
 	block := addr.Block(n)
 	before := m.fleet.blocks[block]
 	delete(m.fleet.lost, block)
+	for number := range m.fence.silenced {
+		if number.Block() == block {
+			m.unsettled.add(number)
+		}
+	}
 	put(m.fleet.blocks, block, now)
 	if now == nil {
 		return m.Datapath.DeleteBlock(m.Cell, block)

@@ -120,6 +120,9 @@ func (m *Map) restorePort(l Local) (nat.Port, error) {
 
 // entry returns the state of the machine's entry in the kernel's `machines` map; 0 where it has none.
 func (l Local) entry() nat.State {
+	if l.Silenced {
+		return 0
+	}
 	switch l.State {
 	case Here, Leaving:
 		return nat.Delivering
@@ -158,6 +161,9 @@ func (l Local) holdsName() bool {
 func (m *Map) remember(l Local) {
 	m.forget(l.Machine)
 	m.local[l.Machine] = l
+	if l.Silenced {
+		m.fence.silenced[l.Machine] = struct{}{}
+	}
 	if _, taken := m.byName[l.Name]; l.holdsName() && !(taken && l.State == Issued) { // one that is here goes before
 		m.byName[l.Name] = l.Machine
 	}
@@ -170,6 +176,7 @@ func (m *Map) forget(number addr.Machine) {
 		delete(m.byName, old.Name)
 	}
 	delete(m.local, number)
+	delete(m.fence.silenced, number)
 }
 
 // record makes l the truth, durably and with what happened, then remembers it. The error of a failed write leaves memory as
@@ -267,7 +274,7 @@ func (m *Map) localInState(state LocalState) []addr.Machine {
 }
 
 // lockNamed locks the machine of that name on this host, to change it, and returns it. Errors: ErrUnknownMachine, ErrSuspect,
-// ErrFenced.
+// ErrFenced, ErrState where it was silenced.
 func (m *Map) lockNamed(ctx context.Context, name string) (Local, func(), error) {
 	for {
 		if err := m.mayChange(); err != nil {
@@ -287,6 +294,9 @@ func (m *Map) lockNamed(ctx context.Context, name string) (Local, func(), error)
 		case ok && l.Name == name && l.State == Issued:
 			unlock()
 			return Local{}, nil, m.unknown(name)
+		case ok && l.Name == name && l.Silenced:
+			unlock()
+			return Local{}, nil, m.silenced(l)
 		case ok && l.Name == name:
 			return l, unlock, nil
 		}

@@ -179,7 +179,7 @@ func Open(ctx context.Context, o Options) (*Map, error) {
 		allocator:     addr.NewAllocator(),
 		fleet:         newFleetView(),
 		state:         Joined,
-		fence:         fence{wanted: make(chan struct{}, 1)},
+		fence:         fence{wanted: make(chan struct{}, 1), silenced: make(map[addr.Machine]struct{})},
 		history:       newHistory(),
 	}
 	m.truth = &witnessed{Store: o.Truth, log: o.Logger, grown: make(chan struct{}, 1)}

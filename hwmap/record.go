@@ -110,6 +110,7 @@ type Local struct {
 	State    LocalState   `json:"state"`
 	Peer     addr.Host    `json:"peer,omitempty"`     // Leaving, Switching, Away: the target. Incoming: the owner
 	From     addr.Host    `json:"from,omitempty"`     // Here: where it came from, until it is to leave
+	Silenced bool         `json:"silenced,omitempty"` // Here, Leaving, Switching: it carries nothing, for nobody knows whose it is; see fence.go
 	Claiming bool         `json:"claiming,omitempty"` // Incoming: it is not the owner that hands it over; an operator said that he is dead
 	Port     *LocalPort   `json:"port,omitempty"`     // nil: not attached
 

@@ -97,6 +97,9 @@ func (m *Map) settleHeld(ctx context.Context, number addr.Machine) error {
 	if err != nil {
 		return err
 	}
+	if l.Silenced {
+		return m.settleSilenced(ctx, l, s)
+	}
 	switch l.State {
 	case Here:
 		return m.settleHere(ctx, l, s)
