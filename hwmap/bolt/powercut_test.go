@@ -61,6 +61,8 @@ func runWriter(t *testing.T, kind string, seed uint64, prepare func(*disk), said
 	if failure != nil {
 		t.Fatal(failure)
 	}
+	d.mu.Lock() // what served the writer has come to its end
+	defer d.mu.Unlock()
 	return d
 }
 
