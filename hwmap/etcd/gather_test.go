@@ -66,7 +66,9 @@ func TestReadsThatWaitGoTogether(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if took := time.Since(start); k.calls != readsAtOnce+1 || took != 2*time.Second {
+		took := time.Since(start)
+		synctest.Wait() // what read for others has said that it is done
+		if k.calls != readsAtOnce+1 || took != 2*time.Second {
 			t.Errorf("40 reads were %d calls in %v, want %d in 2s", k.calls, took, readsAtOnce+1)
 		}
 		if s.reads.busy != 0 || s.reads.next != nil {
