@@ -34,7 +34,9 @@ func runWriter(t *testing.T, kind string, seed uint64, prepare func(*disk), said
 			return
 		}
 		if prepare != nil {
+			d.mu.Lock()
 			prepare(d)
+			d.mu.Unlock()
 		}
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), writerPath+"="+filepath.Join(dir, "test.db"), writerKind+"="+kind)
