@@ -353,7 +353,10 @@ func (s *server) restart() {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	for range 100 {
-		if _, err := s.fleet.daemon(s.id); err == nil || s.open() == nil {
+		if _, err := s.fleet.daemon(s.id); err == nil {
+			return
+		}
+		if err := s.open(); err == nil || errors.Is(err, hwmap.ErrRemoved) { // which stays so, whoever starts it
 			return
 		}
 		time.Sleep(time.Second)
