@@ -316,3 +316,31 @@ func TestAClaimThatIsLongOnItsWayLosesAgainstTheDeadHostsReturn(t *testing.T) {
 		}
 	})
 }
+
+// A machine that was destroyed away from home is not there any more, whoever is home of its block by then.
+func TestADestroyedMachineOfADeadHostsBlockIsNotClaimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 4)
+		v := f.create(1, "one")
+		f.migrate("one", 1, 2)
+		f.servers[1].kill()
+		f.settled()
+		_, err := f.on(2).DeclareDead(t.Context(), 1, true)
+		f.must(err)
+		_, err = f.on(2).AdoptBlocks(t.Context(), 1, 3)
+		f.must(err)
+		f.settled()
+		f.must(f.on(2).Destroy(t.Context(), "one"))
+		for range 60 {
+			f.settled()
+		}
+		e, err := f.store.Get(t.Context(), hwmap.Key(fmt.Sprintf("map/machines/%d", v.ID.Machine)))
+		f.must(err)
+		t.Logf("record: %s", e[0].Value)
+		for _, id := range []addr.Host{3, 4} {
+			if _, err := f.on(id).Claim(t.Context(), "one", 7, v.Stable); err == nil {
+				t.Errorf("host %d has claimed a machine that was destroyed", id)
+			}
+		}
+	})
+}

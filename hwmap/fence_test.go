@@ -3,6 +3,7 @@ package hwmap_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,4 +192,73 @@ func TestADeadHostWhoseBlocksNobodyAdoptedGoesOnAsItWas(t *testing.T) {
 			t.Errorf("it is %s", got)
 		}
 	})
+}
+
+// Of which machine nobody can tell whose it is, that one stays silent, also after a restart, until the store tells.
+func TestARecordThatCannotBeReadSilencesOneMachineOfARevivedHostAndNotAll(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(f *fleet)
+		lost    func(v hwmap.MachineView) hwmap.Key
+		damage  any // nil: it is deleted
+	}{
+		"the machine's record is malformed": {
+			prepare: func(f *fleet) {},
+			lost:    func(v hwmap.MachineView) hwmap.Key { return hwmap.Key(fmt.Sprintf("map/machines/%d", v.ID.Machine)) },
+			damage:  "no record",
+		},
+		"its block's record has gone, and the home is dead": {
+			prepare: func(f *fleet) {
+				f.adoptBlocks(1, 2)
+				f.settled()
+				f.lose(2, 3)
+			},
+			lost: func(v hwmap.MachineView) hwmap.Key {
+				return hwmap.Key(fmt.Sprintf("map/blocks/%d", v.ID.Machine.Block()))
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3)
+				one := f.create(1, "one")
+				f.create(3, "two")
+				f.migrate("two", 3, 1)
+				if c.damage != nil {
+					f.migrate("one", 1, 2)
+					f.migrate("one", 2, 1)
+				}
+				f.lose(1, 2)
+				c.prepare(f)
+				e, err := f.store.Get(t.Context(), c.lost(one))
+				f.must(err)
+				s := f.servers[1]
+				s.start() // and hears whose its block is
+				f.settled()
+				f.write(c.lost(one), c.damage)
+				f.settled()
+				f.say(3, (*hwmap.Map).Revive, 1)
+				f.settled()
+				for range 2 {
+					if s.kernel.closed() {
+						t.Error("one record keeps the whole host closed")
+					}
+					if _, ok, _ := s.kernel.Machine(one.ID); ok {
+						t.Error("a machine that may be another host's has an entry")
+					}
+					if err := f.call(1, attach("one")); !errors.Is(err, hwmap.ErrState) {
+						t.Errorf("attach: %v, want ErrState", err)
+					}
+					f.must(f.call(1, attach("two")))
+					s.kill()
+					s.start()
+					f.settled()
+				}
+				_, err = f.store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: e[0].Key, Value: e[0].Value}}})
+				f.must(err)
+				f.settled()
+				f.attach(1, "one")
+				f.check(map[string]addr.Host{"one": 1, "two": 1})
+			})
+		})
+	}
 }

@@ -376,3 +376,30 @@ func TestAMachineThatWasDestroyedBeforeItsBlockCameKeepsNoId(t *testing.T) {
 		f.leftBehind(2)
 	})
 }
+
+// A record that has gone frees nothing, whoever the home is.
+func TestALostRecordFreesNoIDOfABlockThatWasHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		id := f.create(1, "one").ID
+		f.migrate("one", 1, 2)
+		_, err := f.on(3).Cordon(t.Context(), 1)
+		f.must(err)
+		f.settled()
+		_, err = f.on(1).HandOver(t.Context(), 3)
+		f.must(err)
+		f.settled()
+		f.servers[2].kill() // its machines run on
+		_, err = f.store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: hwmap.Key(fmt.Sprintf("map/machines/%d", id.Machine))}}})
+		f.must(err)
+		time.Sleep(3 * time.Hour)
+		for i := range 2 * addr.BlockSize {
+			v, err := f.on(3).Create(t.Context(), fmt.Sprintf("new-%d", i), 7)
+			f.must(err)
+			synctest.Wait()
+			if v.ID == id {
+				t.Fatalf("%s is issued to %q, and machine one of host 2 has it", id, v.Name)
+			}
+		}
+	})
+}

@@ -2,7 +2,6 @@ package hwmap_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -130,34 +129,6 @@ func TestADaemonDoesNotTakeItsOwnWitnessForThatOfACopy(t *testing.T) {
 	})
 }
 
-// A machine that was destroyed away from home is not there any more, whoever is home of its block by then.
-func TestADestroyedMachineOfADeadHostsBlockIsNotClaimed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, 4)
-		v := f.create(1, "one")
-		f.migrate("one", 1, 2)
-		f.servers[1].kill()
-		f.settled()
-		_, err := f.on(2).DeclareDead(t.Context(), 1, true)
-		f.must(err)
-		_, err = f.on(2).AdoptBlocks(t.Context(), 1, 3)
-		f.must(err)
-		f.settled()
-		f.must(f.on(2).Destroy(t.Context(), "one"))
-		for range 60 {
-			f.settled()
-		}
-		e, err := f.store.Get(t.Context(), hwmap.Key(fmt.Sprintf("map/machines/%d", v.ID.Machine)))
-		f.must(err)
-		t.Logf("record: %s", e[0].Value)
-		for _, id := range []addr.Host{3, 4} {
-			if _, err := f.on(id).Claim(t.Context(), "one", 7, v.Stable); err == nil {
-				t.Errorf("host %d has claimed a machine that was destroyed", id)
-			}
-		}
-	})
-}
-
 // wandering is a store that answers now and then from another cluster, and notices, as package etcd does.
 type wandering struct {
 	mu    sync.Mutex // guards what follows
@@ -277,33 +248,6 @@ func TestTheRightStoreIsBelievedWhenItComesBack(t *testing.T) {
 	})
 }
 
-// A record that has gone frees nothing, whoever the home is.
-func TestALostRecordFreesNoIDOfABlockThatWasHandedOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, 3)
-		id := f.create(1, "one").ID
-		f.migrate("one", 1, 2)
-		_, err := f.on(3).Cordon(t.Context(), 1)
-		f.must(err)
-		f.settled()
-		_, err = f.on(1).HandOver(t.Context(), 3)
-		f.must(err)
-		f.settled()
-		f.servers[2].kill() // its machines run on
-		_, err = f.store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: hwmap.Key(fmt.Sprintf("map/machines/%d", id.Machine))}}})
-		f.must(err)
-		time.Sleep(3 * time.Hour)
-		for i := range 2 * addr.BlockSize {
-			v, err := f.on(3).Create(t.Context(), fmt.Sprintf("new-%d", i), 7)
-			f.must(err)
-			synctest.Wait()
-			if v.ID == id {
-				t.Fatalf("%s is issued to %q, and machine one of host 2 has it", id, v.Name)
-			}
-		}
-	})
-}
-
 // What one host finds out, and what an operator says of it, all hear, also those that have nothing against the store.
 func TestHostsThatFollowHearThatTheStoreIsSuspectAndAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -396,73 +340,4 @@ func TestAHostThatWasJoinedAndNeverStartedIsNotWaitedFor(t *testing.T) {
 			t.Errorf("the database of its first start is suspect: %s", reason)
 		}
 	})
-}
-
-// Of which machine nobody can tell whose it is, that one stays silent, also after a restart, until the store tells.
-func TestARecordThatCannotBeReadSilencesOneMachineOfARevivedHostAndNotAll(t *testing.T) {
-	for name, c := range map[string]struct {
-		prepare func(f *fleet)
-		lost    func(v hwmap.MachineView) hwmap.Key
-		damage  any // nil: it is deleted
-	}{
-		"the machine's record is malformed": {
-			prepare: func(f *fleet) {},
-			lost:    func(v hwmap.MachineView) hwmap.Key { return hwmap.Key(fmt.Sprintf("map/machines/%d", v.ID.Machine)) },
-			damage:  "no record",
-		},
-		"its block's record has gone, and the home is dead": {
-			prepare: func(f *fleet) {
-				f.adoptBlocks(1, 2)
-				f.settled()
-				f.lose(2, 3)
-			},
-			lost: func(v hwmap.MachineView) hwmap.Key {
-				return hwmap.Key(fmt.Sprintf("map/blocks/%d", v.ID.Machine.Block()))
-			},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFleet(t, 3)
-				one := f.create(1, "one")
-				f.create(3, "two")
-				f.migrate("two", 3, 1)
-				if c.damage != nil {
-					f.migrate("one", 1, 2)
-					f.migrate("one", 2, 1)
-				}
-				f.lose(1, 2)
-				c.prepare(f)
-				e, err := f.store.Get(t.Context(), c.lost(one))
-				f.must(err)
-				s := f.servers[1]
-				s.start() // and hears whose its block is
-				f.settled()
-				f.write(c.lost(one), c.damage)
-				f.settled()
-				f.say(3, (*hwmap.Map).Revive, 1)
-				f.settled()
-				for range 2 {
-					if s.kernel.closed() {
-						t.Error("one record keeps the whole host closed")
-					}
-					if _, ok, _ := s.kernel.Machine(one.ID); ok {
-						t.Error("a machine that may be another host's has an entry")
-					}
-					if err := f.call(1, attach("one")); !errors.Is(err, hwmap.ErrState) {
-						t.Errorf("attach: %v, want ErrState", err)
-					}
-					f.must(f.call(1, attach("two")))
-					s.kill()
-					s.start()
-					f.settled()
-				}
-				_, err = f.store.Commit(t.Context(), hwmap.Txn{Then: []hwmap.Write{{Key: e[0].Key, Value: e[0].Value}}})
-				f.must(err)
-				f.settled()
-				f.attach(1, "one")
-				f.check(map[string]addr.Host{"one": 1, "two": 1})
-			})
-		})
-	}
 }
