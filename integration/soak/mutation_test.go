@@ -27,7 +27,7 @@ func TestASoakFindsWhatIsWrong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o.Seed, o.Time, o.NoOperator, o.Doubt, o.StopAtViolation, o.Dir = 1, 2*time.Minute, true, true, true, t.TempDir()
+			o.Seed, o.Time, o.NoOperator, o.Doubt, o.StopAtViolation, o.Dir = 1, 2*time.Minute, true, true, true, shortDir(t)
 			if o.Daemon, o.Failpoints, err = Build(o.Dir, m.Mutation); err != nil {
 				t.Fatal(err)
 			}

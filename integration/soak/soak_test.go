@@ -2,10 +2,26 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"testing"
 
 	"ip6d/integration/lab/labtest"
 )
+
+// shortDir is a directory whose sockets' paths are not too long, as they would be in one that has the name of a test.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ip6d-soak-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
 
 func TestSoak(t *testing.T) {
 	labtest.RequireRoot(t)
@@ -14,7 +30,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Dir = t.TempDir()
+	o.Dir = shortDir(t)
 	if o.Daemon, o.Failpoints, err = Build(o.Dir); err != nil {
 		t.Fatal(err)
 	}
