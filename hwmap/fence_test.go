@@ -262,3 +262,32 @@ func TestARecordThatCannotBeReadSilencesOneMachineOfARevivedHostAndNotAll(t *tes
 		})
 	}
 }
+
+// Found by the soak: a machine was destroyed on its home, which was cut off, then declared dead, before the store heard of it.
+func TestAHostThatWasDeadTellsWhatWasDestroyedBeforeItsBlocksWereAdopted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3)
+		v := f.create(1, "web1")
+		f.must(f.call(1, begin("web1", 2)))
+		f.must(f.call(1, abort("web1")))
+		f.settled()
+		f.cutOff(1)
+		f.must(f.call(1, destroy("web1")))
+		f.servers[1].kill()
+		f.inject(nil)
+		f.must(f.call(2, declareDead(1, true)))
+		f.adoptBlocks(1, 2)
+		f.settled()
+		f.servers[1].start()
+		f.settled()
+		f.say(2, (*hwmap.Map).Revive, 1)
+		f.settled()
+		if r, ok := f.view().machines[v.ID.Machine]; ok && !r.Destroyed {
+			t.Errorf("the store has it on host %d", r.Host)
+		}
+		if l := f.servers[2].local(v.ID.Machine); l.State != hwmap.Quarantined {
+			t.Errorf("the new home has %+v, want it in quarantine", l)
+		}
+		f.check(nil)
+	})
+}

@@ -300,8 +300,21 @@ func (m *Map) lockBlock(ctx context.Context, block addr.Block) (unlock func(), e
 	return unlock, nil
 }
 
-// eraseLeft erases what only a block's home has to know of its machines. The caller holds the block's lock.
+// eraseLeft erases what only a block's home has to know of its machines. What was destroyed here, and the store has not heard of
+// because this host was cut off, or dead, is told first: the new home goes by the records. The caller holds the block's lock.
 func (m *Map) eraseLeft(ctx context.Context, block addr.Block) error {
+	records, err := m.readBlock(ctx, block)
+	if err != nil {
+		return err
+	}
+	for number, r := range records {
+		l, known := m.lookup(number)
+		if known && (l.State == Quarantined || l.State == Free) && !r.Destroyed && m.disputed(l, r) == nil {
+			if err := m.publishDestroyed(ctx, l); err != nil {
+				return fmt.Errorf("tell that machine %d was destroyed: %w", number, err)
+			}
+		}
+	}
 	writes := []Write{{Key: homeKey(block)}}
 	m.mu.Lock()
 	var left []addr.Machine

@@ -82,15 +82,19 @@ func (s *soak) tidyMachine(ctx context.Context, at addr.Host, m *ip6dv1.Machine)
 func (s *soak) mustConverge(ctx context.Context, when string) {
 	ctx, cancel := context.WithTimeout(ctx, s.Convergence)
 	defer cancel()
+	var last []string // the last look is cut short
 	for {
 		differences, err := s.differences(ctx)
 		if err == nil && len(differences) == 0 {
 			s.say("all agrees, %s", when)
 			return
 		}
+		if err == nil {
+			last = differences
+		}
 		select {
 		case <-ctx.Done():
-			s.rules.violate(ruleConverges, "%s, within %v: %s (%v)", when, s.Convergence, strings.Join(differences, "; "), err)
+			s.rules.violate(ruleConverges, "%s, within %v: %s (%v)", when, s.Convergence, strings.Join(last, "; "), err)
 			return
 		case <-time.After(500 * time.Millisecond):
 		}
